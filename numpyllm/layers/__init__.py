@@ -1,0 +1,11 @@
+"""Layers: parameters + ops, each with forward and backward (base.py states the protocol)."""
+
+from .attention import CausalSelfAttention
+from .base import Layer
+from .basic import Dropout, LayerNorm, Linear, TokenPositionEmbedding
+from .block import Block
+from .head import Head
+from .mlp import MLP
+
+__all__ = ["MLP", "Block", "CausalSelfAttention", "Dropout", "Head", "Layer", "LayerNorm", "Linear",
+           "TokenPositionEmbedding"]

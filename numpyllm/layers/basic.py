@@ -1,0 +1,102 @@
+"""The elementary layers: linear map, layer normalisation, dropout, and the embedding of tokens and positions."""
+
+from ..parameters import ParamSpec, normal, ones, zeros
+from .base import Layer, join
+
+
+class Linear(Layer):
+    """y = x w + b, with w (n_in, n_out) drawn with this standard deviation and b zero."""
+
+    b = None
+
+    def __init__(self, n_in, n_out, *, bias=True, std=0.02):
+        self.n_in, self.n_out, self.bias, self.std = n_in, n_out, bias, std
+
+    def own_specs(self):
+        specs = {"w": ParamSpec((self.n_in, self.n_out), normal(self.std))}
+        if self.bias:
+            specs["b"] = ParamSpec((self.n_out,), zeros, decay=False)
+        return specs
+
+    def forward(self, x):
+        return self.ops.linear_forward(x, self.w, self.b)
+
+    def backward(self, dy, cache):
+        dx, dw, db = self.ops.linear_backward(dy, cache, out=(None, *self.slots("w", "b")))
+        self.collect(w=dw, b=db)
+        return dx
+
+
+class LayerNorm(Layer):
+    """Layer normalisation with gain w = 1 and shift b = 0; alone, or of the sum of a stream and what is added to it."""
+
+    b = None
+
+    def __init__(self, n_embd, *, bias=True):
+        self.n_embd, self.bias = n_embd, bias
+
+    def own_specs(self):
+        specs = {"w": ParamSpec((self.n_embd,), ones, decay=False)}
+        if self.bias:
+            specs["b"] = ParamSpec((self.n_embd,), zeros, decay=False)
+        return specs
+
+    def forward(self, x):
+        return self.ops.layernorm_forward(x, self.w, self.b)
+
+    def backward(self, dy, cache):
+        dx, dw, db = self.ops.layernorm_backward(dy, cache, out=(None, *self.slots("w", "b")))
+        self.collect(w=dw, b=db)
+        return dx
+
+    def residual_forward(self, x, r):
+        """s = x + r, y = norm(s) -> s, y, cache."""
+        return self.ops.residual_layernorm_forward(x, r, self.w, self.b)
+
+    def residual_backward(self, ds, dy, cache):
+        """-> dx, dr, which may be one array."""
+        dx, dr, dw, db = self.ops.residual_layernorm_backward(ds, dy, cache, out=(None, None, *self.slots("w", "b")))
+        self.collect(w=dw, b=db)
+        return dx, dr
+
+
+class Dropout(Layer):
+    """Dropout with probability p while training, that is, when given Draws; nothing otherwise."""
+
+    def __init__(self, p):
+        self.p = p
+
+    def mask(self, shape, draws):
+        """The mask for this micro-batch, or None where nothing is dropped."""
+        return draws.keep(self.name, shape, self.p) if draws is not None and self.p > 0 else None
+
+    def forward(self, x, draws):
+        keep = self.mask(x.shape, draws)
+        return (x, None) if keep is None else self.ops.dropout_forward(x, keep, p=self.p)
+
+    def backward(self, dy, cache):
+        return dy if cache is None else self.ops.dropout_backward(dy, cache)
+
+
+class TokenPositionEmbedding(Layer):
+    """A learned vector for each token and each position, added (GPT-2's wte and wpe)."""
+
+    def __init__(self, vocab_size, block_size, n_embd):
+        self.vocab_size, self.block_size, self.n_embd = vocab_size, block_size, n_embd
+
+    def own_specs(self):
+        return {"wte": ParamSpec((self.vocab_size, self.n_embd), normal(0.02)),
+                "wpe": ParamSpec((self.block_size, self.n_embd), normal(0.02))}
+
+    def forward(self, ids):
+        return self.ops.token_position_forward(ids, self.wte, self.wpe)
+
+    def backward(self, dy, cache):
+        """Returns nothing: ids have no gradient. A tied head has written wte's gradient before: then it is added to."""
+        wte = join(self.name, "wte")
+        add = self._parameters.is_written(wte)
+        target = self._parameters.gradient(wte)
+        dwte, dwpe = self.ops.token_position_backward(dy, cache, out=(target, *self.slots("wpe")), add=add)
+        if not add:
+            self.collect(wte=dwte)
+        self.collect(wpe=dwpe)

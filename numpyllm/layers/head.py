@@ -1,0 +1,45 @@
+"""The output head: one score a token of the vocabulary, from a matrix of its own or the tied token embedding."""
+
+from ..parameters import ParamSpec, normal
+from .base import Layer
+
+
+class Head(Layer):
+    """h (..., C) -> logits (..., V) = h w^T. Tied to an embedding (Press, Wolf 2017), w is its wte, one shared view."""
+
+    def __init__(self, n_embd, vocab_size, *, tied_to=None):
+        self.n_embd, self.vocab_size, self.tied = n_embd, vocab_size, tied_to is not None
+        self._owner = (tied_to, "wte") if self.tied else (self, "w")    # in a tuple: no child of this layer
+
+    def own_specs(self):
+        return {} if self.tied else {"w": ParamSpec((self.vocab_size, self.n_embd), normal(0.02))}
+
+    @property
+    def weight(self):
+        layer, name = self._owner
+        return getattr(layer, name)
+
+    def forward(self, h):
+        return self.ops.linear_forward(h, self.weight.T)
+
+    def backward(self, dlogits, cache):
+        dh, dw, _ = self.ops.linear_backward(dlogits, cache)
+        self._collect(dw.T)
+        return dh
+
+    def loss(self, h, targets):
+        """-> loss (a sum over counted targets, in nats), count."""
+        loss, count, _ = self.ops.head_loss_forward(h, self.weight, targets)
+        return loss, count
+
+    def loss_forward_backward(self, h, targets, dloss):
+        """-> loss, count, dh."""
+        layer, name = self._owner
+        loss, count, dh, dw = self.ops.head_loss_forward_backward(h, self.weight, targets, dloss,
+                                                                  out=(None, *layer.slots(name)))
+        self._collect(dw)
+        return loss, count, dh
+
+    def _collect(self, dw):
+        layer, name = self._owner
+        layer.collect(**{name: dw})

@@ -1,0 +1,149 @@
+"""GPT: a stack of transformer blocks that predicts the next token (Radford et al. 2018, 2019).
+
+    ids (B, T) -> embedding (B, T, C) -> n_layer blocks (B, T, C) -> norm (B, T, C) -> head (B, T, V)
+
+Architecture and initialisation are GPT-2's: pre-norm, learned positions, GELU, head tied to the embedding, weights
+drawn with standard deviation 0.02, those that write into the residual stream with 0.02 / sqrt(2 n_layer).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import ops as text
+from ..errors import InputError
+from ..layers import Block, Dropout, Head, Layer, LayerNorm, TokenPositionEmbedding
+from ..parameters import Parameters
+from .estimate import Estimate, estimate
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Sizes and choices, under nanoGPT's names; `tied` shares the head's matrix with the token embedding."""
+
+    n_layer: int = 4
+    n_head: int = 4
+    n_embd: int = 128
+    block_size: int = 64        # T_max: the longest context, in tokens
+    vocab_size: int = 50257
+    dropout: float = 0.0
+    bias: bool = True           # in linear maps and norms
+    tied: bool = True
+
+    def __post_init__(self):
+        for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.n_embd % self.n_head:
+            raise InputError(f"n_embd must be divisible by n_head, got n_embd={self.n_embd} and n_head={self.n_head}: "
+                             f"choose n_embd={self.n_embd // self.n_head * self.n_head or self.n_head} or another n_head")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must lie in [0, 1), got {self.dropout!r}")
+
+
+class GPTCache(NamedTuple):
+    embedding: object
+    dropout: object
+    blocks: list
+    norm: object
+    head: object            # None when the loss was taken in the head
+
+
+class GPT(Layer):
+    """A GPT with its parameters. ops is the backend: numpyllm.ops or anything that has the same functions.
+
+    Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with 1 <= T <= block_size.
+    """
+
+    def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None):
+        self.config = config
+        proj_std = 0.02 / math.sqrt(2 * config.n_layer)
+        self.embedding = TokenPositionEmbedding(config.vocab_size, config.block_size, config.n_embd)
+        self.dropout = Dropout(config.dropout)
+        self.blocks = [Block(config.n_embd, config.n_head, bias=config.bias, dropout=config.dropout, proj_std=proj_std)
+                       for _ in range(config.n_layer)]
+        self.norm = LayerNorm(config.n_embd, bias=config.bias)
+        self.head = Head(config.n_embd, config.vocab_size, tied_to=self.embedding if config.tied else None)
+        self.parameters = Parameters(self.specs(), seed=seed, dtype=dtype) if parameters is None else parameters
+        self.bind(self.parameters, ops)
+
+    def forward(self, ids, draws=None):
+        """ids (B, T) -> logits (B, T, V), GPTCache. Dropout acts only when Draws are given."""
+        h, cache = self._trunk(ids, draws)
+        logits, c_head = self.head.forward(h)
+        return logits, cache._replace(head=c_head)
+
+    def backward(self, dlogits, cache):
+        """dlogits (B, T, V) -> nothing; adds to parameters.grad."""
+        self._trunk_backward(self.head.backward(dlogits, cache.head), cache)
+
+    def loss(self, ids, targets):
+        """ids, targets (B, T), -1 where nothing is asked -> sum of the loss in nats, number of counted targets."""
+        h, _ = self._trunk(ids, None)
+        return self.head.loss(h, self._checked_targets(ids, targets))
+
+    def loss_and_gradients(self, ids, targets, *, scale=None, draws=None):
+        """As loss, and adds scale * d(sum)/d(parameters) to parameters.grad; scale None is 1 / count, the mean's."""
+        targets = self._checked_targets(ids, targets)
+        if scale is None:
+            scale = 1 / max(1, int((targets != -1).sum()))
+        h, cache = self._trunk(ids, draws)
+        loss, count, dh = self.head.loss_forward_backward(h, targets, scale)
+        self._trunk_backward(dh, cache)
+        return loss, count
+
+    def astype(self, dtype):
+        """An independent copy in another dtype: float64 or complex128 for checks."""
+        return GPT(self.config, ops=self.ops, parameters=self.parameters.astype(dtype))
+
+    def n_params(self, *, embedding=True):
+        """Number of parameters; without `embedding`, those of the position and the token table are left out."""
+        tables = 0 if embedding else self.embedding.wte.size + self.embedding.wpe.size
+        return self.parameters.count() - tables
+
+    def estimate(self, batch_size) -> Estimate:
+        """Memory and FLOPs of a training step with this batch size, without running it."""
+        return estimate(self.config, self.parameters, batch_size)
+
+    def _trunk(self, ids, draws):
+        """Everything below the head: ids (B, T) -> h (B, T, C), cache."""
+        x, c_embedding = self.embedding.forward(self._checked_ids(ids))     # (1)
+        x, c_dropout = self.dropout.forward(x, draws)                       # (2)
+        c_blocks = []
+        for block in self.blocks:
+            x, c_block = block.forward(x, draws)                            # (3)
+            c_blocks.append(c_block)
+        h, c_norm = self.norm.forward(x)                                    # (4)
+        return h, GPTCache(c_embedding, c_dropout, c_blocks, c_norm, None)
+
+    def _trunk_backward(self, dh, cache):
+        dx = self.norm.backward(dh, cache.norm)                             # (4)
+        for block, c_block in zip(reversed(self.blocks), reversed(cache.blocks), strict=True):
+            dx = block.backward(dx, c_block)                                # (3)
+        dx = self.dropout.backward(dx, cache.dropout)                       # (2)
+        self.embedding.backward(dx, cache.embedding)                        # (1)
+
+    def _checked_ids(self, ids):
+        ids = np.asarray(ids)
+        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+            raise InputError(f"ids must be integers of shape (batch, time), got {ids.dtype} of shape {ids.shape}")
+        if not 1 <= ids.shape[1] <= self.config.block_size:
+            raise InputError(f"a context must have 1 to block_size={self.config.block_size} tokens, got {ids.shape[1]}")
+        _check_range("ids", ids, 0, self.config.vocab_size)
+        return ids
+
+    def _checked_targets(self, ids, targets):
+        targets = np.asarray(targets)
+        if targets.shape != np.shape(ids) or not np.issubdtype(targets.dtype, np.integer):
+            raise InputError(f"targets must be integers shaped like ids {np.shape(ids)}, got {targets.dtype} of shape {targets.shape}")
+        _check_range("targets", targets, -1, self.config.vocab_size)
+        return targets
+
+
+def _check_range(name, values, low, high):
+    if values.size and (values.min() < low or values.max() >= high):
+        raise InputError(f"{name} must lie in [{low}, {high}), got {values.min()} to {values.max()}: "
+                         "was the text encoded with this model's tokenizer?")

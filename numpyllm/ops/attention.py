@@ -1,0 +1,97 @@
+"""Scaled dot-product attention (Vaswani et al. 2017, eq. 1), for several heads at once.
+
+Shapes: q (B, T, H, D), k and v (B, S, H, D), y (B, T, H, D): heads stay beside their channels, as the projection
+before them writes them. spans say which keys a query sees (mask.py); None: all of them. Derivation: docs/attention.md.
+
+The probabilities (B, H, T, S) are the large thing here. They are not kept: one log-sum-exp a query is enough to make
+them again (Dao et al. 2022, algorithm 4).
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ._out import deliver
+from .mask import dense_mask
+
+
+class AttentionCache(NamedTuple):
+    q: np.ndarray               # (B, T, H, D)
+    k: np.ndarray               # (B, S, H, D)
+    v: np.ndarray               # (B, S, H, D)
+    y: np.ndarray               # (B, T, H, D)  the backward needs sum_d dy y: cheaper than a pass over (T, S)
+    lse: np.ndarray             # (B, H, T)     log sum exp of a query's scores; -inf where it sees no key
+    spans: np.ndarray | None    # (T, M, 2) or (B, T, M, 2)
+    keep: np.ndarray | None     # (B, H, T, S)  boolean, dropout's mask for the probabilities
+    p: float                    # dropout's probability
+
+
+def attention_forward(q, k, v, spans=None, *, keep=None, p=0.0):
+    """y_t = sum_s P_ts v_s with P_t = softmax over the visible s of q_t . k_s / sqrt(D).
+
+    q (B, T, H, D), k, v (B, S, H, D), spans (T, M, 2), (B, T, M, 2) or None -> y (B, T, H, D), AttentionCache.
+    keep (B, H, T, S) boolean drops probabilities with probability p. A query that sees no key gets y = 0.
+    """
+    s = _scores(q, k, spans)                                    # (1)  (B, H, T, S), -inf where hidden
+    lse = _log_sum_exp(s)                                       # (2)  (B, H, T)
+    P = _probabilities(s, lse)                                  # (3)  (B, H, T, S)
+    if keep is not None:
+        P = P * keep * (1 / (1 - p))                            # (4)
+    y = _heads_last(P @ _heads_first(v))                        # (5)  (B, T, H, D)
+    return y, AttentionCache(q, k, v, y, lse, spans, keep, p)
+
+
+def attention_backward(dy, cache, *, out=None):
+    """dy (B, T, H, D) -> dq (B, T, H, D), dk, dv (B, S, H, D).
+
+    Through the softmax, ds_ts = P_ts (dP_ts - sum_r P_tr dP_tr). The sum is dy_t . y_t, since y_t = sum_r P_tr v_r and
+    dP_tr = dy_t . v_r: no second pass over the keys. With dropout (4) the same holds, its mask being in both factors.
+    """
+    q, k, v, y, lse, spans, keep, p = cache
+    scale = 1 / math.sqrt(q.shape[-1])
+    P = _probabilities(_scores(q, k, spans), lse)               # recomputed: (1) and (3)
+    dropped = 1 if keep is None else keep * q.dtype.type(1 / (1 - p))
+    dy_, q_, k_, v_ = (_heads_first(a) for a in (dy, q, k, v))  # (B, H, T or S, D)
+    dot = _heads_first((dy * y).sum(axis=-1, keepdims=True))    # (B, H, T, 1)
+
+    dv = _transpose(P * dropped) @ dy_                          # (5)
+    dP = (dy_ @ _transpose(v_)) * dropped                       # (5) (4)
+    ds = P * (dP - dot)                                         # (3) (2)
+    dq = (ds @ k_) * scale                                      # (1)
+    dk = _transpose(ds) @ (q_ * scale)                          # (1)
+    return deliver(tuple(_heads_last(a) for a in (dq, dk, dv)), out)
+
+
+def _scores(q, k, spans):
+    """q k^T / sqrt(D), -inf where hidden. q is scaled, never a masked score: complex -inf * 0.5 is NaN. Hidden scores
+    are replaced rather than added to, so that not even an overflowed one leaks (inf - inf is NaN)."""
+    s = _heads_first(q * (1 / math.sqrt(q.shape[-1]))) @ _transpose(_heads_first(k))
+    if spans is None:
+        return s
+    visible = dense_mask(spans, k.shape[1])                     # (T, S) or (B, T, S)
+    return np.where(visible if visible.ndim == 2 else visible[:, None], s, s.dtype.type(-np.inf))
+
+
+def _log_sum_exp(s):
+    top = s.real.max(axis=-1, keepdims=True)
+    top = np.where(np.isinf(top), 0, top)                       # a query without keys: exp(-inf - 0) = 0
+    total = np.exp(s - top).sum(axis=-1)
+    blind = total.real == 0
+    return np.where(blind, -np.inf, top[..., 0] + np.log(np.where(blind, 1, total)))
+
+
+def _probabilities(s, lse):
+    return np.exp(s - np.where(np.isinf(lse.real), 0, lse)[..., None])
+
+
+def _heads_first(a):
+    return a.transpose(0, 2, 1, 3)                              # (B, T, H, D) -> (B, H, T, D)
+
+
+def _heads_last(a):
+    return np.ascontiguousarray(a.transpose(0, 2, 1, 3))        # (B, H, T, D) -> (B, T, H, D)
+
+
+def _transpose(a):
+    return a.swapaxes(-1, -2)

@@ -1,0 +1,50 @@
+"""Softmax cross-entropy: how many nats the model needs to name the right token.
+
+Shapes: logits (..., V), targets (...) integers in [0, V), or ignore_index where nothing is asked.
+The loss is a sum over the counted targets, and their number: sums of slices add up, means do not.
+Derivation: docs/cross_entropy.md.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ._out import deliver
+
+
+class CrossEntropyCache(NamedTuple):
+    logits: np.ndarray      # (..., V)  the input; the probabilities are recomputed
+    targets: np.ndarray     # (...)     with 0 in place of ignored ones
+    counted: np.ndarray     # (...)     boolean: False where ignored
+    lse: np.ndarray         # (...)     log sum exp of each row
+
+
+def cross_entropy_forward(logits, targets, *, ignore_index=-1):
+    """Sum over the counted rows of -log softmax(logits)[target].
+
+    logits (..., V), targets (...) -> loss (a scalar, in nats), count (an int), CrossEntropyCache.
+    Nothing counted: loss 0, count 0. Works on the log-sum-exp, never on log(p + eps), which has another gradient.
+    """
+    counted = targets != ignore_index
+    targets = np.where(counted, targets, 0)
+    top = logits.real.max(axis=-1, keepdims=True)
+    total = np.exp(logits - top).sum(axis=-1)                                   # (1)
+    lse = top[..., 0] + np.log(total)                                           # (2)
+    right = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]     # (3)
+    loss = np.where(counted, lse - right, 0).sum()                              # (4)
+    return loss, int(counted.sum()), CrossEntropyCache(logits, targets, counted, lse)
+
+
+def cross_entropy_backward(dloss, cache, *, out=None):
+    """dloss (a scalar; 1 / count for the mean) -> dlogits (..., V).
+
+    d lse / d logits_j = exp(logits_j - lse) = p_j, and d right / d logits_j = [j = target], so
+        dlogits_j = dloss (p_j - [j = target]):
+    what the model says minus what was true. Rows sum to zero; ignored rows are zero.
+    """
+    logits, targets, counted, lse = cache
+    dlogits = np.exp(logits - lse[..., None])                                   # (2) (1)
+    at_target = np.take_along_axis(dlogits, targets[..., None], axis=-1)
+    np.put_along_axis(dlogits, targets[..., None], at_target - 1, axis=-1)      # (3)
+    weight = np.where(counted, dloss, 0).astype(logits.dtype)                   # (4)
+    return deliver((dlogits * weight[..., None],), out)

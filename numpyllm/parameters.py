@@ -1,0 +1,136 @@
+"""Parameters: one flat array with named views, and a flat gradient of the same layout.
+
+    [ trainable, decayed (matrices) | trainable, not decayed (gains, biases) | frozen ]
+
+So an optimiser step is two contiguous slices, a checkpoint is a few flat arrays, and adding up the gradients of
+several workers is one addition. The gradient covers the trainable part only.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .random import generator
+
+ALIGNMENT = 64      # bytes: a cache line, and the widest vector register
+
+
+def zeros(rng, shape):
+    return np.zeros(shape)
+
+
+def ones(rng, shape):
+    return np.ones(shape)
+
+
+def normal(std):
+    """Normally distributed with mean 0 and this standard deviation."""
+    return lambda rng, shape: std * rng.standard_normal(shape)
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """What a layer says about one of its parameters."""
+
+    shape: tuple
+    init: Callable = zeros      # (rng, shape) -> array
+    decay: bool = True          # weight decay applies: to matrices, not to gains and biases
+    trainable: bool = True
+
+
+class Parameters:
+    """All parameters of a model and their gradients.
+
+    data (flat, dtype), grad (flat, the trainable part), parameters[name] and parameters.gradient(name) are views.
+    Every view begins on a 64-byte boundary of the float32 layout; the gaps hold zeros.
+    """
+
+    def __init__(self, specs, *, seed=0, dtype=np.float32, data=None):
+        self.specs = dict(specs)
+        self.dtype = np.dtype(dtype)
+        order = sorted(self.specs, key=lambda name: _group(self.specs[name]))       # stable within a group
+        gap = ALIGNMENT // np.dtype(np.float32).itemsize
+        self.layout, ends, offset = {}, [0, 0, 0], 0
+        for name in order:
+            spec = self.specs[name]
+            self.layout[name] = (offset, spec.shape)
+            offset += -(-math.prod(spec.shape) // gap) * gap
+            ends[_group(spec)] = offset
+        self.n_decayed = ends[0]
+        self.n_trainable = max(ends[:2])
+        self.data = aligned_zeros(offset, self.dtype) if data is None else data
+        self.grad = aligned_zeros(self.n_trainable, self.dtype)
+        self._views = {name: _view(self.data, *place) for name, place in self.layout.items()}
+        self._gradients = {name: _view(self.grad, *place) for name, place in self.layout.items()
+                           if self.specs[name].trainable}
+        self._unwritten = set(self._gradients)
+        if data is None:
+            for name, spec in self.specs.items():
+                self._views[name][...] = spec.init(generator(seed, f"init/{name}"), spec.shape)
+
+    def __getitem__(self, name):
+        return self._views[name]
+
+    def __iter__(self):
+        return iter(self.layout)
+
+    def gradient(self, name):
+        """The gradient of one parameter, a view, or None for a frozen one."""
+        return self._gradients.get(name)
+
+    def clear_gradients(self):
+        """Forget all gradients. Nothing is set to zero: the first to write one overwrites it, later ones add."""
+        self._unwritten = set(self._gradients)
+
+    def slot(self, name):
+        """Where the gradient may be written directly: the view if nobody wrote it yet, else None."""
+        return self._gradients[name] if name in self._unwritten else None
+
+    def collect(self, name, value):
+        """Take in one contribution to a gradient (which may already lie in slot(name))."""
+        target = self._gradients.get(name)
+        if target is None:
+            return
+        if name not in self._unwritten:
+            target += value
+        elif value is not target:
+            target[...] = value
+        self._unwritten.discard(name)
+
+    def is_written(self, name):
+        return name in self._gradients and name not in self._unwritten
+
+    def settle_gradients(self):
+        """After the last backward of a step: what nobody wrote is zero."""
+        for name in self._unwritten:
+            self._gradients[name][...] = 0
+        self._unwritten = set()
+
+    def astype(self, dtype):
+        """An independent copy in another dtype, same layout: float64 or complex128 for checks."""
+        data = aligned_zeros(self.data.size, np.dtype(dtype))
+        data[...] = self.data
+        return Parameters(self.specs, dtype=dtype, data=data)
+
+    def count(self):
+        """Number of parameters, gaps not counted."""
+        return sum(math.prod(spec.shape) for spec in self.specs.values())
+
+
+def aligned_zeros(size, dtype):
+    """A 1-D array of zeros that begins on a 64-byte boundary, its memory touched (see performance in docs/)."""
+    raw = np.empty(size * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    array = raw[start:start + size * dtype.itemsize].view(dtype)
+    array[...] = 0
+    return array
+
+
+def _group(spec):
+    return 2 if not spec.trainable else 0 if spec.decay else 1
+
+
+def _view(flat, offset, shape):
+    return flat[offset:offset + math.prod(shape)].reshape(shape)

@@ -1,0 +1,271 @@
+"""What `numpyllm gradcheck` checks: a case for every op, every layer and whole models.
+
+A case is made from a random generator, sizes and a backend; the tests draw sizes and seeds for the same cases. Values are of
+order one, gains and biases are not at their defaults, so that no gradient is zero by accident.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from . import ops as text
+from .gradcheck import check_op
+from .layers import MLP, Block, CausalSelfAttention, Dropout, Head, LayerNorm, Linear, TokenPositionEmbedding
+from .models import GPT, GPTConfig
+from .parameters import Parameters
+from .random import Draws
+
+
+class Sizes(NamedTuple):
+    """Prime and pairwise different where nothing forbids it: a swapped axis cannot hide."""
+
+    B: int = 2      # batch
+    T: int = 3      # queries
+    S: int = 5      # keys, at least T
+    H: int = 2      # heads
+    D: int = 3      # channels a head
+    C: int = 7      # channels
+    F: int = 11     # hidden width
+    V: int = 13     # vocabulary
+
+
+class Case(NamedTuple):
+    forward: Callable       # (**inputs) -> y, ..., cache
+    backward: Callable      # (dy, ..., cache) -> gradients of the floating-point inputs in their order
+    inputs: dict
+
+
+# ---- ops -----------------------------------------------------------------------------------------------------------
+
+def _linear(rng, z, ops, bias=True):
+    x, w, b = rng.standard_normal((z.B, z.T, z.C)), rng.standard_normal((z.C, z.F)), rng.standard_normal(z.F)
+    return Case(ops.linear_forward, ops.linear_backward, {"x": x, "w": w} | ({"b": b} if bias else {}))
+
+
+def _embedding(rng, z, ops):
+    ids = rng.integers(0, z.V, (z.B, z.T))
+    return Case(lambda w: ops.embedding_forward(ids, w), ops.embedding_backward, {"w": rng.standard_normal((z.V, z.C))})
+
+
+def _token_position(rng, z, ops):
+    ids = rng.integers(0, z.V, (z.B, z.T))
+    return Case(lambda wte, wpe: ops.token_position_forward(ids, wte, wpe, start=z.S - z.T), ops.token_position_backward,
+                {"wte": rng.standard_normal((z.V, z.C)), "wpe": rng.standard_normal((z.S, z.C))})
+
+
+def _spread_rows(rng, *shape):
+    """Rows with |mean| below their standard deviation: a constant row, normalised, amplifies rounding without limit."""
+    base = rng.permuted(np.broadcast_to(np.linspace(-1, 1, shape[-1]), shape), axis=-1)
+    return base + rng.uniform(-0.3, 0.3, shape) / shape[-1] + rng.uniform(-0.3, 0.3, (*shape[:-1], 1))
+
+
+def _gain_and_shift(rng, z, bias):
+    return {"w": rng.standard_normal(z.C)} | ({"b": rng.standard_normal(z.C)} if bias else {})
+
+
+def _layernorm(rng, z, ops, bias=True):
+    return Case(ops.layernorm_forward, ops.layernorm_backward,
+                {"x": _spread_rows(rng, z.B, z.T, z.C)} | _gain_and_shift(rng, z, bias))
+
+
+def _residual_layernorm(rng, z, ops, bias=True):
+    s, x = _spread_rows(rng, z.B, z.T, z.C), rng.standard_normal((z.B, z.T, z.C))
+    return Case(ops.residual_layernorm_forward, ops.residual_layernorm_backward,
+                {"x": x, "r": s - x} | _gain_and_shift(rng, z, bias))
+
+
+def _residual(rng, z, ops):
+    return Case(ops.residual_forward, ops.residual_backward,
+                {"x": rng.standard_normal((z.T, z.C)), "r": rng.standard_normal((z.T, z.C))})
+
+
+def _gelu(rng, z, ops, exact=False):
+    return Case(lambda x: ops.gelu_forward(x, exact=exact), ops.gelu_backward, {"x": 2 * rng.standard_normal((z.B, z.T, z.F))})
+
+
+def _bias_gelu(rng, z, ops, exact=False, bias=True):
+    inputs = {"x": 2 * rng.standard_normal((z.B, z.T, z.F))} | ({"b": rng.standard_normal(z.F)} if bias else {})
+    return Case(lambda x, b=None: ops.bias_gelu_forward(x, b, exact=exact), ops.bias_gelu_backward, inputs)
+
+
+def _dropout(rng, z, ops):
+    keep = rng.random((z.B, z.T, z.C)) >= 0.3
+    return Case(lambda x: ops.dropout_forward(x, keep, p=0.3), ops.dropout_backward, {"x": rng.standard_normal((z.B, z.T, z.C))})
+
+
+def _softmax(rng, z, ops):
+    return Case(ops.softmax_forward, ops.softmax_backward, {"x": 2 * rng.standard_normal((z.B, z.T, z.V))})
+
+
+def _attention(rng, z, ops, spans=None, drop=False):
+    keep = rng.random((z.B, z.H, z.T, z.S)) >= 0.3 if drop else None
+    spans = spans(rng, z) if spans else None
+    inputs = {"q": rng.standard_normal((z.B, z.T, z.H, z.D)), "k": rng.standard_normal((z.B, z.S, z.H, z.D)),
+              "v": rng.standard_normal((z.B, z.S, z.H, z.D))}
+    return Case(lambda q, k, v: ops.attention_forward(q, k, v, spans, keep=keep, p=0.3 if drop else 0.0),
+                ops.attention_backward, inputs)
+
+
+def _causal(rng, z):
+    return text.causal_spans(z.T, z.S)
+
+
+def _two_spans(rng, z):
+    """Two intervals a query, different in each sequence, some of them empty."""
+    return rng.integers(0, z.S + 1, (z.B, z.T, 2, 2))
+
+
+def _targets(rng, z):
+    return rng.integers(-1, z.V, (z.B, z.T))       # -1: nothing is asked
+
+
+def _cross_entropy(rng, z, ops):
+    targets = _targets(rng, z)
+    return Case(lambda logits: ops.cross_entropy_forward(logits, targets)[::2], ops.cross_entropy_backward,
+                {"logits": 2 * rng.standard_normal((z.B, z.T, z.V))})
+
+
+def _head_loss(rng, z, ops, at_once=False):
+    targets = _targets(rng, z)
+    h, w = rng.standard_normal((z.B, z.T, z.C)), rng.standard_normal((z.V, z.C))
+    backward = (lambda dloss, cache: ops.head_loss_forward_backward(h, w, targets, dloss)[2:]) if at_once else ops.head_loss_backward
+    return Case(lambda h, w: ops.head_loss_forward(h, w, targets)[::2], backward, {"h": h, "w": w})
+
+
+OPS = {
+    "linear": _linear,
+    "linear, no bias": lambda *a: _linear(*a, bias=False),
+    "embedding": _embedding,
+    "token_position": _token_position,
+    "layernorm": _layernorm,
+    "layernorm, no shift": lambda *a: _layernorm(*a, bias=False),
+    "residual": _residual,
+    "residual_layernorm": _residual_layernorm,
+    "residual_layernorm, no shift": lambda *a: _residual_layernorm(*a, bias=False),
+    "gelu": _gelu,
+    "gelu, exact": lambda *a: _gelu(*a, exact=True),
+    "bias_gelu": _bias_gelu,
+    "bias_gelu, exact": lambda *a: _bias_gelu(*a, exact=True),
+    "bias_gelu, no bias": lambda *a: _bias_gelu(*a, bias=False),
+    "dropout": _dropout,
+    "softmax": _softmax,
+    "attention": _attention,
+    "attention, causal": lambda *a: _attention(*a, spans=_causal),
+    "attention, spans": lambda *a: _attention(*a, spans=_two_spans),
+    "attention, dropout": lambda *a: _attention(*a, spans=_causal, drop=True),
+    "cross_entropy": _cross_entropy,
+    "head_loss": _head_loss,
+    "head_loss, at once": lambda *a: _head_loss(*a, at_once=True),
+}
+
+
+# ---- layers and models ---------------------------------------------------------------------------------------------
+
+def _bound_case(rng, make, ops, call, back, x=None):
+    """A case whose inputs are x, if given, and all parameters of what make() makes.
+
+    A complex step needs the forward of a complex copy: one layer is bound to float64 parameters, another to complex128.
+    """
+    bound = {}
+    for dtype in (np.float64, np.complex128):
+        layer = make()
+        parameters = Parameters(layer.specs(), dtype=dtype)
+        layer.bind(parameters, ops)
+        bound[dtype] = layer, parameters
+    layer, parameters = bound[np.float64]
+    parameters.data[:] = rng.standard_normal(parameters.data.size)
+    values = {name: parameters[name].copy() for name in parameters}
+
+    def forward(**inputs):
+        dtype = np.complex128 if any(map(np.iscomplexobj, inputs.values())) else np.float64
+        layer, parameters = bound[dtype]
+        for name in values:
+            parameters[name][...] = inputs[name]
+        return call(layer, *([inputs["x"]] if "x" in inputs else []))
+
+    def backward(*dys_and_cache):
+        parameters.clear_gradients()
+        dx = back(layer, *dys_and_cache)
+        parameters.settle_gradients()
+        gradients = tuple(parameters.gradient(name).copy() for name in values)
+        return gradients if x is None else (dx, *gradients)
+
+    return Case(forward, backward, ({} if x is None else {"x": x}) | values)
+
+
+def _layer(make, shape=lambda z: (z.B, z.T, z.H * z.D), **calls):
+    def case(rng, z, ops):
+        call = calls.get("call", lambda layer, x: layer.forward(x))
+        back = calls.get("back", lambda layer, dy, cache: layer.backward(dy, cache))
+        return _bound_case(rng, lambda: make(z), ops, call, back, _spread_rows(rng, *shape(z)))
+    return case
+
+
+def _embedding_layer(rng, z, ops):
+    ids = rng.integers(0, z.V, (z.B, z.T))
+    return _bound_case(rng, lambda: TokenPositionEmbedding(z.V, z.S, z.C), ops, lambda layer: layer.forward(ids),
+                       lambda layer, dy, cache: layer.backward(dy, cache))
+
+
+def _x_and_2x(dx, dr):
+    """The gradient of x where the sum was x + 2x."""
+    return dx + 2 * dr
+
+
+DRAWS = Draws(0)
+DROP = {"call": lambda layer, x: layer.forward(x, DRAWS)}
+
+LAYERS = {
+    "Linear": _layer(lambda z: Linear(z.C, z.F), lambda z: (z.B, z.T, z.C)),
+    "LayerNorm": _layer(lambda z: LayerNorm(z.C), lambda z: (z.B, z.T, z.C)),
+    "LayerNorm, residual": _layer(lambda z: LayerNorm(z.C), lambda z: (z.B, z.T, z.C),
+                                  call=lambda layer, x: layer.residual_forward(x, 2 * x),
+                                  back=lambda layer, ds, dy, cache: _x_and_2x(*layer.residual_backward(ds, dy, cache))),
+    "Dropout": _layer(lambda z: Dropout(0.3), **DROP),
+    "TokenPositionEmbedding": _embedding_layer,
+    "CausalSelfAttention": _layer(lambda z: CausalSelfAttention(z.H * z.D, z.H)),
+    "CausalSelfAttention, dropout": _layer(lambda z: CausalSelfAttention(z.H * z.D, z.H, dropout=0.3), **DROP),
+    "MLP": _layer(lambda z: MLP(z.H * z.D)),
+    "MLP, no bias, dropout": _layer(lambda z: MLP(z.H * z.D, bias=False, dropout=0.3), **DROP),
+    "Block": _layer(lambda z: Block(z.H * z.D, z.H)),
+    "Block, no bias, dropout": _layer(lambda z: Block(z.H * z.D, z.H, bias=False, dropout=0.3), **DROP),
+    "Head": _layer(lambda z: Head(z.C, z.V), lambda z: (z.B, z.T, z.C)),
+}
+
+
+def _gpt(rng, z, ops, logits=False, **choices):
+    config = GPTConfig(n_layer=2, n_head=z.H, n_embd=z.H * z.D, block_size=z.S, vocab_size=z.V, **choices)
+    ids, targets = rng.integers(0, z.V, (z.B, z.T)), _targets(rng, z)
+    draws = Draws(0) if config.dropout else None
+
+    def loss(model):
+        scores, _ = model.forward(ids, draws)
+        return text.cross_entropy_forward(scores, targets)[::2]
+
+    def loss_back(model, dloss, cache):
+        model.loss_and_gradients(ids, targets, scale=dloss, draws=draws)
+
+    if logits:
+        call, back = lambda model: model.forward(ids, draws), lambda model, dy, cache: model.backward(dy, cache)
+    else:
+        call, back = loss, loss_back
+    return _bound_case(rng, lambda: GPT(config, ops=ops), ops, call, back)
+
+
+MODELS = {
+    "GPT, tied": _gpt,
+    "GPT, tied, from logits": lambda *a: _gpt(*a, logits=True),
+    "GPT, tied, no bias": lambda *a: _gpt(*a, bias=False),
+    "GPT, untied": lambda *a: _gpt(*a, tied=False),
+    "GPT, untied, no bias": lambda *a: _gpt(*a, tied=False, bias=False),
+    "GPT, tied, dropout": lambda *a: _gpt(*a, dropout=0.3),
+}
+
+CASES = OPS | LAYERS | MODELS
+
+
+def check_case(name, *, methods=("complex",), sizes=Sizes(), seed=0, ops=text):
+    """Rows of numpyllm.gradcheck for one case."""
+    case = CASES[name](np.random.default_rng(seed), sizes, ops)
+    return check_op(name, case.forward, case.backward, case.inputs, methods=methods, seed=seed)

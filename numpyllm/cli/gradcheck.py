@@ -1,0 +1,44 @@
+"""numpyllm gradcheck: is every hand-written gradient right?"""
+
+import json
+
+from ..checks import CASES, LAYERS, MODELS, OPS, check_case
+from ..errors import InputError
+from ..gradcheck import TOLERANCE
+from .arguments import Parser
+
+METHODS = {"complex": ("complex",), "central": ("central",), "both": ("complex", "central")}
+
+
+def main(argv=None):
+    parser = Parser(prog="numpyllm gradcheck", description="Check every op, every layer and whole models against numerical "
+                    f"gradients in float64: complex step below {TOLERANCE['complex']:g}, central difference below "
+                    f"{TOLERANCE['central']:g}. Exit code 1 if one fails.")
+    parser.add_argument("--op", default=None, metavar="NAME", help="only cases whose name begins with this (such as attention)")
+    parser.add_argument("--method", choices=METHODS, default="complex", help="numerical method")
+    parser.add_argument("--seed", type=int, default=0, help="for values and cotangents")
+    parser.add_argument("--json", action="store_true", help="one array of objects instead of a table")
+    args = parser.parse_args(argv)
+    chosen = [name for name in CASES if args.op is None or name.lower().startswith(args.op.lower())]
+    if not chosen:
+        known = dict.fromkeys(name.split(",")[0] for name in (*OPS, *LAYERS, *MODELS))
+        raise InputError(f"no op is called {args.op}: there are {', '.join(known)}")
+    rows = []
+    if not args.json:
+        print(f"{'op':30} {'tensor':26} {'shape':14} {'method':8} {'error':>8}  ok")
+    for name in chosen:
+        for row in check_case(name, methods=METHODS[args.method], seed=args.seed):
+            rows.append(row)
+            if not args.json:
+                shape = " x ".join(map(str, row.shape))
+                print(f"{row.op:30} {row.tensor:26} {shape:14} {row.method:8} {row.error:8.1e}  {'yes' if row.ok else 'NO'}")
+                if not row.ok:
+                    print(f"    {row.detail}")
+    failed = sum(not row.ok for row in rows)
+    if args.json:
+        keys = ("op", "tensor", "shape", "method", "error", "ok")
+        print(json.dumps([{key: getattr(row, key) for key in keys} for row in rows], indent=1))
+    else:
+        worst = max(rows, key=lambda row: row.error / TOLERANCE[row.method])
+        print(f"{len(rows)} tensors, {failed} failed; largest error {worst.error:.1e} ({worst.op}: {worst.tensor}, {worst.method})")
+    return 1 if failed else 0

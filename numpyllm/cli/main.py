@@ -1,0 +1,31 @@
+"""numpyllm <command>: one module a command, imported only when it is called."""
+
+import difflib
+import importlib
+import sys
+
+from .. import __version__
+from .arguments import guarded
+
+COMMANDS = {
+    "gradcheck": "check every hand-written gradient against numerical ones",
+    "generate": "continue a text with a trained model",
+}
+
+
+def main(argv=None):
+    """Run a command -> exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: numpyllm COMMAND [options]\n\n" + "\n".join(f"  {name:12}{what}" for name, what in COMMANDS.items())
+              + "\n\nnumpyllm COMMAND --help tells the options of a command.")
+        return 0
+    if argv[0] == "--version":
+        print(f"numpyllm {__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"numpyllm: error: {argv[0]} is no command: {hint}", file=sys.stderr)
+        return 2
+    return guarded(importlib.import_module(f".{argv[0]}", __package__).main, argv[1:])

@@ -1,0 +1,84 @@
+"""Text to train on: the corpus that every CPython carries, or the user's files.
+
+The embedded corpus is real English and needs no network: the topics of the language reference (pydoc_data, what
+`help("lambda")` shows), and the docstrings of the standard library, module by module in alphabetical order. It depends on
+nothing but the version of Python.
+"""
+
+import ast
+import sysconfig
+from pathlib import Path
+
+from ..errors import InputError
+
+NOT_THE_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "pydoc_data",
+                   "__pycache__"}
+TEXT_SUFFIXES = {".txt", ".md", ".rst", ".text"}
+
+
+def topics_text():
+    """The topics of the Python language reference (about 0.5 MB), joined by blank lines in alphabetical order."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise InputError("this Python carries no pydoc_data, so there is no embedded corpus: give a text with --data") from None
+    return "\n\n".join(topics[name].strip() for name in sorted(topics)) + "\n"
+
+
+def docstrings_text(folder=None):
+    """All docstrings of the standard library's modules (about 2 MB), each once, in the order of files and lines."""
+    folder = Path(folder or sysconfig.get_path("stdlib"))
+    files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*.py")
+                   if not NOT_THE_LIBRARY & set(path.relative_to(folder).parts[:-1]))
+    seen = {}       # a dict keeps the order
+    for _, path in files:
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError, OSError):
+            continue
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        nodes = [node for node in ast.walk(tree) if isinstance(node, documented)]
+        nodes.sort(key=lambda node: getattr(node, "lineno", 0))
+        seen |= dict.fromkeys(doc for node in nodes if (doc := ast.get_docstring(node)))
+    return "\n\n".join(filter(None, seen)) + "\n"
+
+
+def embedded_text():
+    """The embedded corpus: docstrings first, then the topics."""
+    return docstrings_text() + "\n" + topics_text()
+
+
+def load_text(source=None):
+    """The text of a file, of all text files in a folder (by name, joined by newlines), or the embedded corpus for None.
+
+    Raises InputError if the source is missing, empty, or no UTF-8.
+    """
+    if source is None:
+        return embedded_text()
+    source = Path(source)
+    if source.is_dir():
+        files = sorted(path for path in source.rglob("*") if path.suffix in TEXT_SUFFIXES and path.is_file())
+        if not files:
+            raise InputError(f"{source} holds no text files ({' '.join(sorted(TEXT_SUFFIXES))}): name a file or another folder")
+    else:
+        files = [source]
+    text = "\n".join(_read(path) for path in files)
+    if not text.strip():
+        raise InputError(f"{source} is empty: a text is needed to learn from")
+    return text
+
+
+def _read(path):
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}): "
+                         "convert it to UTF-8") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def split_by_position(text, val_fraction=0.1):
+    """The first part for training, the last for validation -> (train, val)."""
+    cut = int(len(text) * (1 - val_fraction))
+    return text[:cut], text[cut:]

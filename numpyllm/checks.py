@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import ops as text
-from .gradcheck import check_op
+from .gradcheck import check_gradients, check_op
 from .layers import MLP, Block, CausalSelfAttention, Dropout, Head, LayerNorm, Linear, TokenPositionEmbedding
 from .models import GPT, GPTConfig
 from .parameters import Parameters
@@ -174,7 +174,10 @@ def _bound_case(rng, make, ops, call, back, x=None):
         layer.bind(parameters, ops)
         bound[dtype] = layer, parameters
     layer, parameters = bound[np.float64]
-    parameters.data[:] = rng.standard_normal(parameters.data.size)
+    for name in parameters:
+        shape = parameters[name].shape
+        fan_in = shape[0] if len(shape) == 2 and not name.endswith(("wte", "wpe")) else 1
+        parameters[name][...] = rng.standard_normal(shape) / np.sqrt(fan_in)    # keeps softmax and GELU out of saturation
     values = {name: parameters[name].copy() for name in parameters}
 
     def forward(**inputs):
@@ -269,3 +272,25 @@ def check_case(name, *, methods=("complex",), sizes=Sizes(), seed=0, ops=text):
     """Rows of numpyllm.gradcheck for one case."""
     case = CASES[name](np.random.default_rng(seed), sizes, ops)
     return check_op(name, case.forward, case.backward, case.inputs, methods=methods, seed=seed)
+
+
+def check_model(model, ids, targets, *, seed=0):
+    """Rows for a model as it is: on float64 copies, the mean loss along one random direction in each tensor.
+
+    One complex forward a tensor, so it is quick for models of any size. ids, targets (B, T).
+    """
+    exact, shadow = model.astype(np.float64), model.astype(np.complex128)
+    exact.parameters.clear_gradients()
+    _, count = exact.loss_and_gradients(ids, targets)
+
+    def mean_loss(**changed):
+        for name, value in changed.items():
+            shadow.parameters[name][...] = value
+        loss, _ = shadow.loss(ids, targets)
+        for name in changed:
+            shadow.parameters[name][...] = exact.parameters[name]
+        return loss / max(1, count)
+
+    trainable = [name for name in exact.parameters if exact.parameters.gradient(name) is not None]
+    return check_gradients(type(model).__name__, mean_loss, {name: exact.parameters[name] for name in trainable},
+                           {name: exact.parameters.gradient(name) for name in trainable}, methods=("adjoint",), seed=seed)

@@ -85,7 +85,7 @@ def numeric_gradient(f: Callable, x, *, method="complex"):
     method "complex" calls f once an entry with a complex128 array, "central" twice with float64 arrays.
     """
     h = STEP[method]
-    z = x.astype(np.complex128 if method == "complex" else np.float64)      # also a contiguous, writable copy
+    z = np.array(x, np.complex128 if method == "complex" else np.float64, order="C")    # a copy, so that flat is a view
     flat = z.reshape(-1)
     gradient = np.empty(x.size)
     for i in range(x.size):

@@ -14,7 +14,7 @@ WORDS_PER_COUNT = 4     # Philox makes four 64-bit words from one value of its c
 def generator(seed, name, *, step=0, micro=0, skip=0):
     """A numpy Generator for this purpose at this step. skip leaves out that many counts (of 256 bits) at the front."""
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()    # hash() would be salted
-    key = np.frombuffer(digest, np.uint64)
+    key = np.frombuffer(digest, "<u8").astype(np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[skip, 0, micro, step]))
 
 

@@ -32,8 +32,7 @@ class Parser(argparse.ArgumentParser):
         args = [_with_underscores(arg) for arg in (sys.argv[1:] if args is None else args)]
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
+            near = difflib.get_close_matches(unknown[0].split("=")[0], self._option_string_actions, n=1)
             hint = f": did you mean {near[0]}?" if near else ": --help lists what there is"
             self.error(f"{unknown[0]} is not known{hint}")
         namespace.given = {action.dest for flag, action in self._option_string_actions.items()
@@ -44,10 +43,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def config_from(config_class, args, **replaced):
-    """A config from parsed flags; `replaced` gives or overrides fields. Raises InputError as the class does."""
-    values = {field.name: getattr(args, field.name) for field in fields(config_class) if hasattr(args, field.name)}
-    return config_class(**(values | replaced))
+def config_from(config_class, args, *, stored=None, binding=False, **replaced):
+    """A config from parsed flags, with some fields `replaced`. Raises InputError as the class does.
+
+    stored, the fields of a run that is being resumed, stands in for the flags that were not given; if it is binding, a
+    given flag that differs is an InputError.
+    """
+    flags = {field.name: getattr(args, field.name) for field in fields(config_class) if hasattr(args, field.name)}
+    if stored is None:
+        return config_class(**(flags | replaced))
+    given = {name: value for name, value in flags.items() if name in args.given}
+    for name, value in given.items():
+        if binding and value != stored[name]:
+            raise InputError(f"the run to resume has {name}={stored[name]}, got --{name} {value}: leave the flag out, or "
+                             "train into another --out_dir")
+    return config_class(**(stored | given))
 
 
 def guarded(main, argv=None):

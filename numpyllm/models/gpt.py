@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import ops as text
+from ..config import option, require_between, require_whole
 from ..errors import InputError
 from ..layers import Block, Dropout, Head, Layer, LayerNorm, TokenPositionEmbedding
 from ..parameters import Parameters
@@ -21,27 +22,23 @@ from .estimate import Estimate, estimate
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Sizes and choices, under nanoGPT's names; `tied` shares the head's matrix with the token embedding."""
+    """Sizes and choices, under nanoGPT's names. Raises InputError where they do not fit together."""
 
-    n_layer: int = 4
-    n_head: int = 4
-    n_embd: int = 128
-    block_size: int = 64        # T_max: the longest context, in tokens
-    vocab_size: int = 50257
-    dropout: float = 0.0
-    bias: bool = True           # in linear maps and norms
-    tied: bool = True
+    n_layer: int = option(4, "transformer blocks")
+    n_head: int = option(4, "attention heads a block")
+    n_embd: int = option(128, "width: channels of the residual stream")
+    block_size: int = option(64, "longest context, in tokens")
+    vocab_size: int = option(50257, "tokens in the vocabulary")
+    dropout: float = option(0.0, "probability of dropping an activation while training")
+    bias: bool = option(True, "biases in linear maps and shifts in norms")
+    tied: bool = option(True, "the output head shares its matrix with the token embedding")
 
     def __post_init__(self):
-        for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+        require_whole(self, 1, "n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+        require_between(self, 0, 1, "dropout")
         if self.n_embd % self.n_head:
             raise InputError(f"n_embd must be divisible by n_head, got n_embd={self.n_embd} and n_head={self.n_head}: "
                              f"choose n_embd={self.n_embd // self.n_head * self.n_head or self.n_head} or another n_head")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must lie in [0, 1), got {self.dropout!r}")
 
 
 class GPTCache(NamedTuple):

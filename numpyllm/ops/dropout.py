@@ -20,7 +20,7 @@ def dropout_forward(x, keep, *, p):
 
     x any shape, keep boolean and like x, p in [0, 1) the probability of dropping -> y like x, DropoutCache.
     """
-    scale = 1 / (1 - p)
+    scale = 1 / (1 - float(p))
     return x * keep * scale, DropoutCache(keep, scale)          # (1)
 
 

@@ -62,6 +62,6 @@ def token_position_backward(dy, cache, *, out=None, add=False):
     dwte_out, dwpe_out = out or (None, None)
     T, C = dy.shape[-2:]
     dwpe = np.zeros((n_positions, C), dy.dtype)
-    dwpe[start:start + T] = dy.reshape(-1, T, C).sum(axis=0)                        # (2)
-    dwte = embedding_backward(dy, c_token, out=(dwte_out,), add=add)                # (1)
+    dwpe[start:start + T] = dy.reshape(-1, T, C).sum(axis=0)                        # (3) (2)
+    dwte = embedding_backward(dy, c_token, out=(dwte_out,), add=add)                # (3) (1)
     return dwte, deliver((dwpe,), (dwpe_out,))

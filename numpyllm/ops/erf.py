@@ -13,7 +13,7 @@ FAR = 6.0   # 1 - erf(6) = 2e-17: from here on erf is 1 to double precision
 
 
 def erf(x):
-    """erf(x), elementwise, in the dtype of x: relative error below 1e-14 in float64 and 1e-6 in float32.
+    """erf(x), elementwise, in the dtype of x: relative error below 1e-14 in float64 and 2e-6 in float32.
 
     Complex arguments are meant for the complex step, close to the real axis.
     """

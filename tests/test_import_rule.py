@@ -1,0 +1,91 @@
+"""Imports point one way: a module may import from its own group and from those below it."""
+
+import ast
+import sys
+from pathlib import Path
+
+import numpyllm
+
+ROOT = Path(numpyllm.__file__).parent
+RUN_TIME = {"numpy", "numba", "regex", "threadpoolctl"}
+
+# Each group with the groups that it may import. What is missing here is not allowed.
+FOUNDATION = {"errors", "config", "random", "extras"}
+BELOW = {
+    "errors": set(), "config": {"errors"}, "random": set(), "extras": {"errors"}, "gradcheck": set(),
+    "ops": set(),
+    "parameters": {"random"},
+    "layers": {"ops", "parameters"},
+    "models": {"ops", "layers", "parameters"} | FOUNDATION,
+    "tokenizer": {"errors"},
+    "data": {"random", "errors"},
+    "training": {"ops", "models", "parameters", "data", "tokenizer", "<version>"} | FOUNDATION,
+    "inference": {"ops", "models"} | FOUNDATION,
+    "evaluation": {"ops", "models", "training", "inference", "data"} | FOUNDATION,
+    "checks": {"ops", "layers", "models", "parameters", "random", "gradcheck"},
+}
+TOP = {"cli", "__main__", "<version>"}      # may import everything
+
+
+def group(parts):
+    return parts[0] if parts and parts[0] else "<version>"
+
+
+def imports(path):
+    """Yield ('numpyllm', group) or ('other', top-level package) for each import in a file, wherever in it it stands."""
+    package = path.relative_to(ROOT).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                parts = name.name.split(".")
+                yield ("numpyllm", group(parts[1:])) if parts[0] == "numpyllm" else ("other", parts[0])
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[:len(package) - node.level]) if node.level else None
+            module = node.module.split(".") if node.module else []
+            if base is None and module[0] != "numpyllm":
+                yield "other", module[0]
+                continue
+            full = base + module if base is not None else module[1:]
+            for name in node.names:
+                where = full or ([name.name] if (ROOT / name.name).is_dir() or (ROOT / f"{name.name}.py").is_file() else [])
+                yield "numpyllm", group(where)
+
+
+def test_imports_point_one_way():
+    wrong = []
+    for path in ROOT.rglob("*.py"):
+        own = group(path.relative_to(ROOT).with_suffix("").parts)
+        for kind, target in imports(path):
+            if kind == "numpyllm" and own not in TOP | {"__init__"} and target not in BELOW[own] | {own}:
+                wrong.append(f"{path.relative_to(ROOT)} imports {target}")
+    assert not wrong, wrong
+
+
+def test_ops_import_numpy_and_the_standard_library_only():
+    found = {target for path in (ROOT / "ops").rglob("*.py") for kind, target in imports(path) if kind == "other"}
+    assert found - set(sys.stdlib_module_names) == {"numpy"}
+
+
+def test_the_package_needs_only_its_run_time_dependencies():
+    """Optional packages come in through numpyllm.extras alone."""
+    found = {target for path in ROOT.rglob("*.py") for kind, target in imports(path) if kind == "other"}
+    assert found - set(sys.stdlib_module_names) <= RUN_TIME
+
+
+def test_the_rule_sees_a_forbidden_import(tmp_path, monkeypatch):
+    (tmp_path / "ops").mkdir()
+    (tmp_path / "layers").mkdir()
+    (tmp_path / "ops" / "bad.py").write_text("def f():\n    from ..layers import Layer\n    import numba\n")
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    assert set(imports(tmp_path / "ops" / "bad.py")) == {("numpyllm", "layers"), ("other", "numba")}
+
+
+def test_no_pickle_eval_exec_or_shell():
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = node.func.id if isinstance(node.func, ast.Name) else ""
+                assert name not in {"eval", "exec"}, path
+                assert not any(k.arg in ("shell", "allow_pickle") and getattr(k.value, "value", True) for k in node.keywords), path
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert "pickle" not in ast.unparse(node), path

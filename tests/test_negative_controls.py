@@ -1,0 +1,133 @@
+"""Backwards that are broken on purpose, as found in public projects: the checks must reject them, and we know which does.
+
+Each control replaces one op of the backend. `caught` are the methods that must fail; the others must pass, so that a
+change in what a check can see does not go unnoticed.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from numpyllm import ops
+from numpyllm.checks import check_case
+from numpyllm.gradcheck import GradientError, assert_ok, check_op
+
+ALL = ("complex", "central", "adjoint")
+
+
+def transposed_dk(dy, cache, *, out=None):
+    dq, dk, dv = ops.attention_backward(dy, cache)
+    B, S, H, D = dk.shape
+    wrong = dk.transpose(0, 2, 3, 1).reshape(B, H, S, D).transpose(0, 2, 1, 3)      # the right shape
+    return ops._out.deliver((dq, wrong, dv), out)
+
+
+def dropped_mean_term(dy, cache, *, out=None):
+    x, w, b, mean, rstd = cache
+    _, dw, db = ops.layernorm_backward(dy, cache)
+    n, dn = (x - mean) * rstd, dy * w
+    return (dn - n * (dn * n).mean(-1, keepdims=True)) * rstd, dw, db
+
+
+def missing_one_over_n(dy, cache, *, out=None):
+    x, w, b, mean, rstd = cache
+    _, dw, db = ops.layernorm_backward(dy, cache)
+    n, dn = (x - mean) * rstd, dy * w
+    return (dn - dn.mean(-1, keepdims=True) - n * (dn * n).sum(-1, keepdims=True)) * rstd, dw, db
+
+
+def assignment_in_scatter(dy, cache, *, out=None, add=False):
+    dw = np.zeros((cache.n_rows, dy.shape[-1]))
+    dw[cache.ids] = dy
+    return dw
+
+
+def dropped_tied_term(dy, cache, *, out=None, add=False):
+    if not add:
+        return ops.token_position_backward(dy, cache, out=out)
+    _, dwpe = ops.token_position_backward(dy, cache)
+    return out[0], dwpe                                     # what the head wrote, without the embedding's part
+
+
+def residual_through_the_norm(ds, dy, cache, *, out=None):
+    dx, dw, db = ops.layernorm_backward(ds + dy, cache)
+    return dx, dx, dw, db
+
+
+def diagonal_softmax_jacobian(dy, cache, *, out=None):
+    return dy * cache.y * (1 - cache.y)
+
+
+def float32_accumulation(dy, cache, *, out=None):
+    dx, dw, db = ops.linear_backward(dy, cache)
+    N = cache.x.reshape(-1, cache.w.shape[0]).astype(np.float32)
+    return dx, (N.T @ dy.reshape(-1, dy.shape[-1]).astype(np.float32)).astype(np.float64), db
+
+
+CONTROLS = {    # case, op that is replaced, its broken form, tensors that must fail, methods that must see it
+    "transposed dK": ("attention", "attention_backward", transposed_dk, {"k"}, ALL),
+    "dropped mean term": ("layernorm", "layernorm_backward", dropped_mean_term, {"x"}, ALL),
+    "missing 1/N": ("layernorm", "layernorm_backward", missing_one_over_n, {"x"}, ALL),
+    "= for += in the scatter": ("embedding", "embedding_backward", assignment_in_scatter, {"w"}, ALL),
+    "dropped tied term": ("GPT, tied", "token_position_backward", dropped_tied_term, {"embedding.wte"}, ALL),
+    "residual through the norm": ("residual_layernorm", "residual_layernorm_backward", residual_through_the_norm,
+                                  {"x", "r", "w", "b"}, ALL),
+    "diagonal softmax Jacobian": ("softmax", "softmax_backward", diagonal_softmax_jacobian, {"x"}, ALL),
+    "float32 accumulation": ("linear", "linear_backward", float32_accumulation, {"w"}, ("complex", "adjoint")),
+}
+
+
+@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize("control", CONTROLS)
+def test_broken_backward_is_rejected(control, method):
+    case, op, broken, tensors, caught = CONTROLS[control]
+    rows = check_case(case, methods=(method,), ops=SimpleNamespace(**(vars(ops) | {op: broken})), seed=3)
+    failed = {row.tensor for row in rows if not row.ok}
+    assert failed == (tensors if method in caught else set()), f"{control}: {method} rejected {failed}"
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_the_same_case_unbroken_is_accepted(control):
+    assert_ok(check_case(CONTROLS[control][0], methods=ALL, seed=3))
+
+
+def test_a_plain_sum_would_accept_zeros():
+    """Why cotangents are random: with ones, the true gradient of softmax is zero."""
+    x = np.random.default_rng(0).standard_normal((2, 5))
+    y, cache = ops.softmax_forward(x)
+    assert np.abs(ops.softmax_backward(np.ones_like(y), cache)).max() < 1e-15
+    rows = check_op("softmax", ops.softmax_forward, lambda dy, cache: np.zeros_like(dy), {"x": x})
+    assert not rows[0].ok
+
+
+def test_failure_names_tensor_index_analytic_numeric_and_ratio():
+    def forward(a, b):
+        return a * b, (a, b)
+
+    def backward(dy, cache):
+        a, b = cache
+        da = dy * b
+        da[1, 2] *= 3
+        return da, dy * a
+
+    rng = np.random.default_rng(0)
+    rows = check_op("times", forward, backward, {"a": rng.standard_normal((2, 3)), "b": rng.standard_normal((2, 3))})
+    with pytest.raises(GradientError) as caught:
+        assert_ok(rows)
+    message = str(caught.value)
+    assert message.startswith("times: gradient of a (2, 3) is wrong by")
+    for part in ("worst at (1, 2)", "analytic ", "numeric ", "ratio 3"):
+        assert part in message
+    assert "gradient of b" not in message
+
+
+def test_wrong_shape_nan_and_nothing_checked_are_failures():
+    x = np.ones(3)
+    square = lambda x: (x * x, x)
+    assert not check_op("square", square, lambda dy, x: np.ones((1, 3)), {"x": x})[0].ok
+    assert not check_op("square", square, lambda dy, x: np.full(3, np.nan), {"x": x})[0].ok
+    with pytest.raises(GradientError, match="nothing was checked"):
+        assert_ok([])
+    with pytest.raises(ValueError, match="float64"):
+        check_op("square", square, lambda dy, x: x, {"x": x.astype(np.float32)})

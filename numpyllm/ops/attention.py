@@ -37,7 +37,7 @@ def attention_forward(q, k, v, spans=None, *, keep=None, p=0.0):
     lse = _log_sum_exp(s)                                       # (2)  (B, H, T)
     P = _probabilities(s, lse)                                  # (3)  (B, H, T, S)
     if keep is not None:
-        P = P * keep * (1 / (1 - p))                            # (4)
+        P = P * keep * (1 / (1 - float(p)))                           # (4)
     y = _heads_last(P @ _heads_first(v))                        # (5)  (B, T, H, D)
     return y, AttentionCache(q, k, v, y, lse, spans, keep, p)
 

@@ -16,7 +16,8 @@ class CrossEntropyCache(NamedTuple):
     logits: np.ndarray      # (..., V)  the input; the probabilities are recomputed
     targets: np.ndarray     # (...)     with 0 in place of ignored ones
     counted: np.ndarray     # (...)     boolean: False where ignored
-    lse: np.ndarray         # (...)     log sum exp of each row
+    top: np.ndarray         # (..., 1)  largest logit of each row
+    log_total: np.ndarray   # (...)     log sum exp of each row, less top: apart, for their sum would round in float32
 
 
 def cross_entropy_forward(logits, targets, *, ignore_index=-1):
@@ -28,22 +29,23 @@ def cross_entropy_forward(logits, targets, *, ignore_index=-1):
     counted = targets != ignore_index
     targets = np.where(counted, targets, 0)
     top = logits.real.max(axis=-1, keepdims=True)
-    total = np.exp(logits - top).sum(axis=-1)                                   # (1)
-    lse = top[..., 0] + np.log(total)                                           # (2)
-    right = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]     # (3)
-    loss = np.where(counted, lse - right, 0).sum()                              # (4)
-    return loss, int(counted.sum()), CrossEntropyCache(logits, targets, counted, lse)
+    shifted = logits - top                                                      # (1)
+    log_total = np.log(np.exp(shifted).sum(axis=-1))                            # (2)
+    right = np.take_along_axis(shifted, targets[..., None], axis=-1)[..., 0]    # (3)
+    loss = np.where(counted, log_total - right, 0).sum()                        # (4)
+    return loss, int(counted.sum()), CrossEntropyCache(logits, targets, counted, top, log_total)
 
 
 def cross_entropy_backward(dloss, cache, *, out=None):
     """dloss (a scalar; 1 / count for the mean) -> dlogits (..., V).
 
-    d lse / d logits_j = exp(logits_j - lse) = p_j, and d right / d logits_j = [j = target], so
+    d log_total / d shifted_j = exp(shifted_j - log_total) = p_j, and d right / d shifted_j = [j = target], so
         dlogits_j = dloss (p_j - [j = target]):
-    what the model says minus what was true. Rows sum to zero; ignored rows are zero.
+    what the model says minus what was true. Rows sum to zero, so top, subtracted from all, needs no gradient; ignored
+    rows are zero.
     """
-    logits, targets, counted, lse = cache
-    dlogits = np.exp(logits - lse[..., None])                                   # (2) (1)
+    logits, targets, counted, top, log_total = cache
+    dlogits = np.exp(logits - top - log_total[..., None])                       # (2) (1)
     at_target = np.take_along_axis(dlogits, targets[..., None], axis=-1)
     np.put_along_axis(dlogits, targets[..., None], at_target - 1, axis=-1)      # (3)
     weight = np.where(counted, dloss, 0).astype(logits.dtype)                   # (4)

@@ -27,7 +27,7 @@ def layernorm_forward(x, w, b=None, *, eps=1e-5):
     mean = x.mean(axis=-1, keepdims=True)                       # (1)  (..., 1)
     centred = x - mean                                          # (2)
     var = (centred * centred).mean(axis=-1, keepdims=True)      # (3)
-    rstd = 1 / np.sqrt(var + eps)                               # (4)
+    rstd = 1 / np.sqrt(var + float(eps))                        # (4)
     n = centred * rstd                                          # (5)
     y = n * w if b is None else n * w + b                       # (6)
     return y, LayerNormCache(x, w, b, mean, rstd)

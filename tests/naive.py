@@ -1,0 +1,146 @@
+"""Every op's forward from its definition, one scalar at a time: nested lists in, nested lists out, nothing vectorised.
+
+These are oracles: they share no line with the ops, spare no time and sum with `math.fsum`, whose rounding does not grow
+with the length. The names are the ops' without `_forward`; sizes are the glossary's (B, T, S, H, D, C, V).
+"""
+
+from itertools import product
+from math import erf, exp, fsum, inf, log, pi, sqrt, tanh
+
+
+def rowwise(f, *xs):
+    """f of each innermost list of xs[0], together with what stands in the same place in the others."""
+    return [rowwise(f, *parts) for parts in zip(*xs)] if isinstance(xs[0][0], list) else f(*xs)
+
+
+def scalarwise(f, *xs):
+    """f of each scalar of xs[0], together with what stands in the same place in the others."""
+    return [scalarwise(f, *parts) for parts in zip(*xs)] if isinstance(xs[0], list) else f(*xs)
+
+
+def dot(a, b):
+    return fsum(i * j for i, j in zip(a, b))
+
+
+def log_sum_exp(row):
+    top = max(row, default=-inf)
+    return top + log(fsum(exp(i - top) for i in row)) if row else -inf
+
+
+def linear(x, w, b=None):
+    columns = list(zip(*w))
+    b = b or [0.0] * len(columns)
+    return rowwise(lambda row: [dot(row, column) + shift for column, shift in zip(columns, b)], x)
+
+
+def embedding(ids, w):
+    return scalarwise(lambda i: w[i], ids)
+
+
+def token_position(ids, wte, wpe, start=0):
+    return [[[i + j for i, j in zip(wte[token], wpe[start + t])] for t, token in enumerate(row)] for row in ids]
+
+
+def layernorm(x, w, b=None, eps=1e-5):
+    b = b or [0.0] * len(w)
+
+    def normalise(row):
+        mean = fsum(row) / len(row)
+        variance = fsum((i - mean) ** 2 for i in row) / len(row)
+        return [(i - mean) / sqrt(variance + eps) * gain + shift for i, gain, shift in zip(row, w, b)]
+
+    return rowwise(normalise, x)
+
+
+def residual(x, r):
+    return scalarwise(lambda i, j: i + j, x, r)
+
+
+def residual_layernorm(x, r, w, b=None, eps=1e-5):
+    s = residual(x, r)
+    return s, layernorm(s, w, b, eps)
+
+
+def gelu(x, exact=False):
+    """Hendrycks and Gimpel (2016): x times the normal distribution function at x, or its approximation by tanh."""
+    if exact:
+        return scalarwise(lambda i: 0.5 * i * (1 + erf(i / sqrt(2))), x)
+    return scalarwise(lambda i: 0.5 * i * (1 + tanh(sqrt(2 / pi) * (i + 0.044715 * i ** 3))), x)
+
+
+def bias_gelu(x, b=None, exact=False):
+    return gelu(rowwise(lambda row: [i + shift for i, shift in zip(row, b)], x) if b else x, exact)
+
+
+def dropout(x, keep, p):
+    return scalarwise(lambda i, kept: i / (1 - p) if kept else 0.0, x, keep)
+
+
+def softmax(x):
+    def normalise(row):
+        powers = [exp(i - max(row)) for i in row]
+        return [power / fsum(powers) for power in powers]
+
+    return rowwise(normalise, x)
+
+
+def causal_spans(T, S=None):
+    return [[[0, (S or T) - T + t + 1]] for t in range(T)]
+
+
+def dense_mask(spans, S):
+    """Key j is visible where any of the query's intervals [start, stop) holds it."""
+    if isinstance(spans[0][0], list):
+        return [dense_mask(part, S) for part in spans]
+    return [any(start <= j < stop for start, stop in spans) for j in range(S)]
+
+
+def attention(q, k, v, spans=None, keep=None, p=0.0):
+    """-> y (B, T, H, D), lse (B, H, T)"""
+    B, T, H, D, S = len(q), len(q[0]), len(q[0][0]), len(q[0][0][0]), len(k[0])
+    mask = dense_mask(spans or [[[0, S]]] * T, S)
+    if not isinstance(mask[0][0], list):                                            # one mask for the whole batch
+        mask = [mask] * B
+    y = [[[None] * H for _ in range(T)] for _ in range(B)]
+    lse = [[[None] * T for _ in range(H)] for _ in range(B)]
+    for b, h, t in product(range(B), range(H), range(T)):
+        seen = [j for j in range(S) if mask[b][t][j]]
+        scores = [dot(q[b][t][h], k[b][j][h]) / sqrt(D) for j in seen]
+        lse[b][h][t] = log_sum_exp(scores)
+        weights = softmax(scores) if seen else []
+        if keep:
+            weights = dropout(weights, [keep[b][h][t][j] for j in seen], p)
+        y[b][t][h] = [fsum(weight * v[b][j][h][d] for weight, j in zip(weights, seen)) for d in range(D)]
+    return y, lse
+
+
+def cross_entropy(logits, targets, ignore_index=-1):
+    """-> loss_sum, count"""
+    losses = []
+
+    def add(row, target):
+        if target != ignore_index:
+            losses.append(log_sum_exp(row) - row[target])
+
+    rowwise(add, logits, targets)
+    return fsum(losses), len(losses)
+
+
+def head_loss(h, w, targets, ignore_index=-1):
+    """-> loss_sum, count"""
+    return cross_entropy(linear(h, list(zip(*w))), targets, ignore_index)
+
+
+def adamw(p, g, m, v, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, scale=1.0):
+    """One scalar's step (Loshchilov and Hutter, 2019, algorithm 2; eps outside the root) -> p, m, v"""
+    g = scale * g
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    m_hat, v_hat = m / (1 - beta1 ** step), v / (1 - beta2 ** step)
+    return p - lr * weight_decay * p - lr * m_hat / (sqrt(v_hat) + eps), m, v
+
+
+def sgd(p, g, u, lr, momentum=0.0, weight_decay=0.0, scale=1.0):
+    """One scalar's step -> p, u"""
+    u = momentum * u + scale * g
+    return p - lr * weight_decay * p - lr * u, u

@@ -1,0 +1,259 @@
+"""Every op's forward against the scalar loops of naive.py, and facts about the ops that need no oracle."""
+
+import math
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from numpyllm import ops
+
+TOLERANCE = {np.dtype(np.float64): 1e-13, np.dtype(np.float32): 1e-5}
+VISIBILITY = ("all", "causal", "random", "random for each sequence")
+
+both_dtypes = pytest.mark.parametrize("dtype", [np.float64, np.float32])
+sizes = st.permutations((1, 2, 3, 5, 7))                        # pairwise different: no two axes can be mistaken
+seeds = st.integers(0, 2 ** 32 - 1)
+flags = st.booleans()
+
+
+class Draw:
+    """Independent random arrays from one seed; those of normal numbers are read-only and of any memory layout."""
+
+    def __init__(self, seed, dtype=np.float64):
+        self.rng, self.dtype = np.random.default_rng(seed), dtype
+
+    def normal(self, *shape):
+        strided = self.rng.standard_normal((*shape, 2)).astype(self.dtype)[..., 0]
+        a = (strided, strided.copy(order="C"), strided.copy(order="F"))[self.rng.integers(3)]
+        a.flags.writeable = False
+        return a
+
+    def spread_out(self, *shape):
+        """Rows whose spread is not small against their mean: else conditioning sets layernorm's error, not the op."""
+        return self.normal(*shape) + np.where(np.arange(shape[-1]) % 2, 3, -3).astype(self.dtype)
+
+    def integers(self, stop, *shape):
+        return self.rng.integers(stop, size=shape)
+
+    def coins(self, *shape):
+        return self.integers(2, *shape) == 1
+
+
+def oracle(f, *arrays, **options):
+    """f of naive.py, called with arrays."""
+    return f(*(a.tolist() if isinstance(a, np.ndarray) else a for a in arrays), **options)
+
+
+def agree(actual, expected, dtype):
+    """Same shape, same dtype, and the same numbers to the dtype's tolerance, each for itself."""
+    expected = np.array(expected)
+    assert (actual.shape, actual.dtype) == (expected.shape, dtype)
+    tolerance = TOLERANCE[np.dtype(dtype)]
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def make_spans(kind, B, T, S, draw):
+    """Spans of one of the kinds of VISIBILITY; the random ones overlap, are often empty, and leave query 0 no key."""
+    if kind == "all":
+        return None
+    if kind == "causal":
+        return ops.causal_spans(T, S)
+    spans = draw.integers(S + 1, B, T, 3, 2)
+    spans[:, 0, :, 1] = spans[:, 0, :, 0]
+    return spans[0] if kind == "random" else spans
+
+
+@both_dtypes
+@given(sizes, flags, seeds)
+def test_linear(dtype, sizes, bias, seed):
+    (B, T, n_in, n_out, _), draw = sizes, Draw(seed, dtype)
+    w, b = draw.normal(n_in, n_out), draw.normal(n_out) if bias else None
+    for x in (draw.normal(n_in), draw.normal(T, n_in), draw.normal(B, T, n_in)):
+        agree(ops.linear_forward(x, w, b)[0], oracle(naive.linear, x, w, b), dtype)
+
+
+@both_dtypes
+@given(sizes, seeds)
+def test_embedding(dtype, sizes, seed):
+    (B, T, V, C, start), draw = sizes, Draw(seed, dtype)
+    ids, wte, wpe = draw.integers(V, B, T), draw.normal(V, C), draw.normal(start + T + 2, C)
+    agree(ops.embedding_forward(ids, wte)[0], oracle(naive.embedding, ids, wte), dtype)
+    agree(ops.token_position_forward(ids, wte, wpe)[0], oracle(naive.token_position, ids, wte, wpe), dtype)
+    y, _ = ops.token_position_forward(ids, wte, wpe, start=start)
+    agree(y, oracle(naive.token_position, ids, wte, wpe, start=start), dtype)
+
+
+@both_dtypes
+@given(sizes, flags, st.sampled_from((1e-5, 0.1)), seeds)
+def test_layernorm(dtype, sizes, bias, eps, seed):
+    (B, T, C, _, _), draw = sizes, Draw(seed, dtype)
+    x, r, w, b = draw.spread_out(B, T, C), draw.normal(B, T, C), draw.normal(C), draw.normal(C) if bias else None
+    for x in (x[0, 0], x[0], x):
+        agree(ops.layernorm_forward(x, w, b, eps=eps)[0], oracle(naive.layernorm, x, w, b, eps=eps), dtype)
+    x = x - r
+    agree(ops.residual_forward(x, r)[0], oracle(naive.residual, x, r), dtype)
+    s, y, _ = ops.residual_layernorm_forward(x, r, w, b, eps=eps)
+    for actual, expected in zip((s, y), oracle(naive.residual_layernorm, x, r, w, b, eps=eps), strict=True):
+        agree(actual, expected, dtype)
+
+
+@both_dtypes
+@given(sizes, flags, flags, seeds)
+def test_gelu(dtype, sizes, bias, exact, seed):
+    (B, T, F, _, _), draw = sizes, Draw(seed, dtype)
+    x, b = 2 * draw.normal(B, T, F), draw.normal(F) if bias else None
+    agree(ops.gelu_forward(x, exact=exact)[0], oracle(naive.gelu, x, exact=exact), dtype)
+    agree(ops.bias_gelu_forward(x, b, exact=exact)[0], oracle(naive.bias_gelu, x, b, exact=exact), dtype)
+
+
+@both_dtypes
+@given(sizes, st.sampled_from((0.0, 0.1, 0.5)), seeds)
+def test_dropout(dtype, sizes, p, seed):
+    draw = Draw(seed, dtype)
+    x, keep = draw.normal(*sizes[:3]), draw.coins(*sizes[:3])
+    agree(ops.dropout_forward(x, keep, p=p)[0], oracle(naive.dropout, x, keep, p=p), dtype)
+
+
+@both_dtypes
+@given(sizes, st.sampled_from((1, 1e4)), seeds)
+def test_softmax(dtype, sizes, size, seed):
+    x = size * Draw(seed, dtype).normal(*sizes[:3])
+    agree(ops.softmax_forward(x)[0], oracle(naive.softmax, x), dtype)
+
+
+@given(sizes, st.sampled_from(VISIBILITY), seeds)
+def test_mask(sizes, kind, seed):
+    B, T, S, _, _ = sizes
+    assert ops.causal_spans(T).tolist() == naive.causal_spans(T)
+    assert ops.causal_spans(T, T + S).tolist() == naive.causal_spans(T, T + S)
+    spans = make_spans(kind, B, T, T + S, Draw(seed))
+    if spans is not None:
+        mask = ops.dense_mask(spans, T + S)
+        assert mask.dtype == bool and mask.tolist() == oracle(naive.dense_mask, spans, T + S)
+
+
+@both_dtypes
+@given(sizes, st.sampled_from(VISIBILITY), st.sampled_from((0.0, 0.1, 0.5)), seeds)
+def test_attention(dtype, sizes, kind, p, seed):
+    (B, T, H, D, more), draw = sizes, Draw(seed, dtype)
+    S = T + more - 1                                            # S = T among them
+    q, k, v = draw.normal(B, T, H, D), draw.normal(B, S, H, D), draw.normal(B, S, H, D)
+    spans, keep = make_spans(kind, B, T, S, draw), draw.coins(B, H, T, S) if p else None
+    y, cache = ops.attention_forward(q, k, v, spans, keep=keep, p=p)
+    for actual, expected in zip((y, cache.lse), oracle(naive.attention, q, k, v, spans, keep, p), strict=True):
+        agree(actual, expected, dtype)
+
+
+@both_dtypes
+@given(sizes, st.sampled_from((1, 2)), st.sampled_from((-1, -100, 0)), seeds)
+def test_losses(dtype, sizes, n_axes, ignore_index, seed):
+    (*rows, C, V), draw, options = sizes[:n_axes + 2], Draw(seed, dtype), {"ignore_index": ignore_index}
+    h, w, logits, targets = draw.normal(*rows, C), draw.normal(V, C), 3 * draw.normal(*rows, V), draw.integers(V, *rows)
+    targets[draw.coins(*rows)] = ignore_index
+    expected = oracle(naive.cross_entropy, logits, targets, **options)
+    agree_on_loss(ops.cross_entropy_forward(logits, targets, **options), expected, dtype)
+    expected = oracle(naive.head_loss, h, w, targets, **options)
+    agree_on_loss(ops.head_loss_forward(h, w, targets, **options), expected, dtype)
+    agree_on_loss(ops.head_loss_forward_backward(h, w, targets, 0.7, **options), expected, dtype)
+
+
+def agree_on_loss(actual, expected, dtype):
+    agree(actual[0], expected[0], dtype)
+    assert actual[1] == expected[1]
+
+
+@both_dtypes
+@given(st.sampled_from((0.0, 0.1)), st.sampled_from((1.0, 0.25)), seeds)
+def test_adamw(dtype, weight_decay, scale, seed):
+    draw = Draw(seed, dtype)
+    options = dict(lr=0.03, beta1=0.8, beta2=0.95, eps=1e-6, weight_decay=weight_decay, scale=scale)
+    p, m, v = draw.normal(7).copy(), np.zeros(7, dtype), np.zeros(7, dtype)
+    state = [(p_i, 0, 0) for p_i in p.tolist()]
+    for step in range(1, 6):
+        g = draw.normal(7)
+        ops.adamw_update(p, g, m, v, step=step, **options)
+        state = [naive.adamw(p_i, g_i, m_i, v_i, step, **options) for (p_i, m_i, v_i), g_i in zip(state, g.tolist())]
+    for actual, expected in zip((p, m, v), zip(*state), strict=True):
+        agree(actual, expected, dtype)
+
+
+@both_dtypes
+@given(st.sampled_from((0.0, 0.1)), st.sampled_from((0.0, 0.9)), st.sampled_from((1.0, 0.25)), seeds)
+def test_sgd(dtype, weight_decay, momentum, scale, seed):
+    draw = Draw(seed, dtype)
+    options = dict(lr=0.3, momentum=momentum, weight_decay=weight_decay, scale=scale)
+    p, u = draw.normal(7).copy(), np.zeros(7, dtype)
+    state = [(p_i, 0) for p_i in p.tolist()]
+    for _ in range(5):
+        g = draw.normal(7)
+        ops.sgd_update(p, g, u, **options)
+        state = [naive.sgd(p_i, g_i, u_i, **options) for (p_i, u_i), g_i in zip(state, g.tolist())]
+    for actual, expected in zip((p, u), zip(*state), strict=True):
+        agree(actual, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype, error", [(np.float64, 1e-14), (np.float32, 2e-6)])
+def test_erf_has_the_stated_relative_error(dtype, error):
+    grid = np.concatenate([np.linspace(-7, 7, 20_001), [1e-300, 1e-30, 1e-10, 20, 1e30]]).astype(dtype)
+    y = ops.erf(grid)
+    assert y.dtype == dtype
+    np.testing.assert_allclose(y, [math.erf(x) for x in grid.tolist()], rtol=error, atol=0)
+
+
+@both_dtypes
+@pytest.mark.parametrize("V", [1, 2, 3, 97])
+def test_uniform_logits_cost_log_V_a_target(dtype, V):
+    for level in (0, -5):
+        loss, count, _ = ops.cross_entropy_forward(np.full((5, V), level, dtype), np.arange(5) % V)
+        assert count == 5
+        agree(loss, 5 * math.log(V), dtype)
+
+
+def test_float32_logits_may_share_a_large_shift():
+    logits = np.full((5, 3), 1e4, np.float32)
+    loss, _, cache = ops.cross_entropy_forward(logits, np.arange(5) % 3)
+    agree(loss, 5 * math.log(3), np.float32)
+    agree(ops.cross_entropy_backward(1.0, cache).sum(axis=-1), np.zeros(5), np.float32)
+
+
+def test_cross_entropy_of_logits_too_far_apart_for_exp():
+    logits = np.array([[1e4, 0, -1e4], [0, 800, 0]])
+    assert ops.cross_entropy_forward(logits, np.array([1, 0]))[0] == 1e4 + 800
+    assert ops.cross_entropy_forward(logits, np.array([0, 1]))[0] == 0
+
+
+@both_dtypes
+def test_softmax_of_logits_too_large_for_exp(dtype):
+    x = np.array([[1e4, 1e4, -1e4], [-1e4, -1e4, -1e4], [1e4, 0, 0]], dtype)
+    np.testing.assert_allclose(ops.softmax_forward(x)[0], [[0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3], [1, 0, 0]], rtol=1e-7)
+
+
+def test_ignored_rows_do_not_count_whatever_their_logits():
+    logits, targets = Draw(0).normal(5, 3).copy(), np.array([2, -1, 0, -1, 1])
+    expected = ops.cross_entropy_forward(logits[::2], targets[::2])[:2]
+    logits[1::2] = 1e30
+    assert ops.cross_entropy_forward(logits, targets)[:2] == expected
+
+
+@both_dtypes
+def test_all_targets_ignored_cost_nothing(dtype):
+    draw, targets = Draw(0, dtype), np.full((2, 3), -1)
+    assert ops.cross_entropy_forward(draw.normal(2, 3, 5), targets)[:2] == (0, 0)
+    assert ops.head_loss_forward(draw.normal(2, 3, 7), draw.normal(5, 7), targets)[:2] == (0, 0)
+
+
+def test_a_query_without_keys_gets_zero():
+    draw = Draw(0)
+    y, cache = ops.attention_forward(draw.normal(1, 2, 3, 5), draw.normal(1, 7, 3, 5), draw.normal(1, 7, 3, 5),
+                                     np.array([[[4, 4], [5, 2]], [[0, 3], [2, 7]]]))
+    assert (y[:, 0] == 0).all() and (cache.lse[..., 0] == -np.inf).all()
+    assert (y[:, 1] != 0).all() and np.isfinite(cache.lse[..., 1]).all()
+
+
+def test_one_key_gives_its_value():
+    draw = Draw(0)
+    q, k, v = draw.normal(2, 3, 5, 7), draw.normal(2, 1, 5, 7), draw.normal(2, 1, 5, 7)
+    np.testing.assert_allclose(ops.attention_forward(q, k, v)[0], np.broadcast_to(v, q.shape), rtol=1e-15)

@@ -1,0 +1,268 @@
+"""Schedules, the optimiser's groups, the loop, checkpoints and resuming."""
+
+import errno
+import json
+import math
+import os
+import signal
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from numpyllm.errors import InputError
+from numpyllm.models import GPT, GPTConfig
+from numpyllm.tokenizer import CharacterTokenizer
+from numpyllm.training import (AdamW, RunFolder, TrainConfig, Trainer, TrainingDiverged, checkpoint, clip_scale, evaluate,
+                               gradient_norm, learning_rate, load_checkpoint, load_model, newest_checkpoint, trainer)
+
+TEXT = "the quick brown fox jumps over the lazy dog. " * 40
+TOKENIZER = CharacterTokenizer.train(TEXT)
+TOKENS = TOKENIZER.encode_to_numpy(TEXT)
+MODEL = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=TOKENIZER.n_vocab, dropout=0.2)
+TRAIN = TrainConfig(batch_size=4, gradient_accumulation_steps=2, max_iters=12, eval_interval=4, eval_iters=2, log_interval=2,
+                    warmup_iters=3, learning_rate=1e-2)
+
+
+def make_trainer(folder=None, *, resume=False, config=TRAIN, model=MODEL, **settings):
+    run = None if folder is None else RunFolder(folder, resume=resume)
+    made = Trainer(GPT(model, seed=1), config, TOKENS, TOKENS, TOKENIZER, run=run, **({"log": lambda line: None} | settings))
+    if resume:
+        state = made.resume(newest_checkpoint(folder))
+        run.open(state["metrics_bytes"])
+    elif run:
+        run.open()
+    return made
+
+
+def test_learning_rate_follows_the_schedule():
+    config = TrainConfig(learning_rate=1.0, min_lr=0.1, warmup_iters=4, max_iters=24)
+    assert [learning_rate(config, i) for i in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert learning_rate(config, 4) == 1.0 and learning_rate(config, 14) == pytest.approx(0.55)
+    assert learning_rate(config, 24) == pytest.approx(0.1) and learning_rate(config, 999) == pytest.approx(0.1)
+    assert learning_rate(config, 9) == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 4)) / 2)
+    assert learning_rate(replace(config, schedule="linear"), 9) == pytest.approx(0.1 + 0.9 * 0.75)
+    assert learning_rate(replace(config, schedule="constant"), 999) == 1.0
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"schedule": "cosin"}, "schedule must be one of constant, cosine, linear, got 'cosin'"),
+    ({"max_iters": 0}, "max_iters must be a whole number of at least 1"),
+    ({"batch_size": -1}, "batch_size must be"),
+    ({"learning_rate": float("nan")}, "learning_rate must be at least 0"),
+    ({"beta2": 1.0}, "beta2 must be at least 0 and below 1")])
+def test_bad_training_configurations_are_refused(changes, words):
+    with pytest.raises(InputError, match=words):
+        replace(TRAIN, **changes)
+
+
+def test_only_matrices_are_decayed():
+    model = GPT(MODEL, seed=1)
+    for name in model.parameters:
+        model.parameters[name][...] = 1
+    model.parameters.settle_gradients()
+    AdamW(model.parameters, model.ops, beta1=0.9, beta2=0.99, weight_decay=0.5).update(0.1)
+    for name in model.parameters:
+        assert (model.parameters[name] == (np.float32(0.95) if model.parameters[name].ndim == 2 else 1)).all(), name
+
+
+def test_gradient_norm_and_clipping():
+    grad = np.random.default_rng(0).standard_normal(200_000).astype(np.float32)
+    assert gradient_norm(grad) == pytest.approx(np.linalg.norm(grad.astype(np.float64)), rel=1e-6)
+    assert clip_scale(2.0, 1.0) == 0.5 and clip_scale(0.5, 1.0) == 1.0 and clip_scale(9.0, 0) == 1.0
+
+
+def test_a_clipped_step_is_a_step_with_the_scaled_gradient():
+    a, b = (make_trainer(config=replace(TRAIN, grad_clip=clip)) for clip in (1e-3, 0.0))
+    norm = a.train_step().grad_norm
+    assert norm > 1e-3 and norm == b.train_step().grad_norm
+    assert np.allclose(a.optimizer.m * (norm / 1e-3), b.optimizer.m, rtol=1e-4, atol=1e-9)
+
+
+def test_training_learns_and_reports(tmp_path):
+    lines = []
+    made = make_trainer(tmp_path / "run", config=replace(TRAIN, max_iters=60, eval_interval=30), log=lines.append,
+                        sample=lambda model: "a\nsample")
+    assert made.run()
+    metrics = made.run_folder.read_metrics()
+    losses = [line["val/loss"] for line in metrics if "val/loss" in line]
+    assert losses[0] == pytest.approx(math.log(TOKENIZER.n_vocab), rel=0.05) and losses[-1] < 0.8 * losses[0]
+    assert [line["step"] for line in metrics if "val/loss" in line] == [0, 30, 60]
+    assert set(metrics[1]) == {"step", "train/loss", "train/lr", "train/grad_norm", "train/tok_per_sec"}
+    assert any(line.startswith("step  2/60  loss ") and "tokens/s" in line and "left" in line for line in lines)
+    assert "  | a\n  | sample" in lines
+
+
+def test_evaluation_is_in_nats_and_bits_per_byte():
+    model = GPT(MODEL)
+    ids = np.array([[0, 1, 2], [3, 4, 5]])
+    targets = np.array([[1, 2, -1], [4, 5, 6]])
+    lengths = np.arange(10, 10 + TOKENIZER.n_vocab)
+    found = evaluate(model, [(ids[:1], targets[:1]), (ids[1:], targets[1:])], lengths)
+    total, count = model.loss(ids, targets)
+    assert found.loss == pytest.approx(float(total) / 5, rel=1e-6) and found.tokens == count == 5
+    assert found.perplexity == pytest.approx(math.exp(found.loss))
+    assert found.bits_per_byte == pytest.approx(float(total) / math.log(2) / (11 + 12 + 14 + 15 + 16), rel=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 4, 7])
+def test_resuming_continues_with_the_same_bits(tmp_path, k):
+    """With dropout, accumulation, and a stop at an evaluation or between two."""
+    whole = make_trainer(tmp_path / "whole")
+    whole.run()
+    first = make_trainer(tmp_path / "parts")
+    for _ in range(k):
+        first.train_step()
+    first.save()
+    second = make_trainer(tmp_path / "parts", resume=True)
+    assert second.step == k
+    assert second.run()
+    for a, b in ((whole.model.parameters.data, second.model.parameters.data), (whole.optimizer.m, second.optimizer.m),
+                 (whole.optimizer.v, second.optimizer.v)):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_resuming_cuts_the_metrics_to_the_checkpoint(tmp_path):
+    whole = make_trainer(tmp_path / "run", config=replace(TRAIN, max_iters=4))
+    whole.run()
+    length = (tmp_path / "run" / "metrics.jsonl").stat().st_size
+    whole.run_folder.write_metrics(99, {"train/loss": 1.0})
+    resumed = make_trainer(tmp_path / "run", resume=True, config=replace(TRAIN, max_iters=6))
+    assert (tmp_path / "run" / "metrics.jsonl").stat().st_size == length
+    resumed.run()
+    steps = [line["step"] for line in resumed.run_folder.read_metrics()]
+    assert steps == sorted(steps) and 99 not in steps and steps[-1] == 6
+
+
+def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
+    made = make_trainer(tmp_path / "run", config=replace(TRAIN, max_iters=1000))
+    step = made.train_step
+
+    def interrupted_step():
+        if made.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step()
+
+    made.train_step = interrupted_step
+    assert made.run() is False
+    assert made.step == 6 and newest_checkpoint(tmp_path / "run").name == "step_00000006"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_trainer_runs_outside_the_main_thread():
+    made = make_trainer()
+    thread = threading.Thread(target=made.run)
+    thread.start()
+    thread.join()
+    assert made.step == 12
+
+
+def test_no_update_from_a_gradient_that_is_no_number():
+    made = make_trainer()
+    made.train_step()
+    made.model.norm.w[0] = np.nan
+    before = made.model.parameters.data.copy()
+    with pytest.raises(TrainingDiverged, match="at step 1"):
+        made.train_step()
+    assert np.array_equal(before, made.model.parameters.data, equal_nan=True) and made.step == 1
+
+
+def test_checkpoint_round_trip_and_only_the_newest_is_kept(tmp_path):
+    made = make_trainer(tmp_path / "run")
+    made.run()
+    assert [path.name for path in made.run_folder.checkpoints()] == ["step_00000012"]
+    folder = newest_checkpoint(tmp_path / "run")
+    assert sorted(path.name for path in folder.iterdir()) == ["adam_m.npy", "adam_v.npy", "manifest.json", "params.npy",
+                                                              "state.json", "tokenizer.json"]
+    model, tokenizer, state = load_model(tmp_path / "run")
+    assert np.array_equal(model.parameters.data, made.model.parameters.data) and state["step"] == 12
+    assert tokenizer.decode(tokenizer.encode("the fox")) == "the fox"
+    assert newest_checkpoint(folder) == folder
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda folder: (folder / "params.npy").write_bytes((folder / "params.npy").read_bytes()[:-1]), "damaged"),
+    (lambda folder: flip(folder / "adam_m.npy"), "damaged"),
+    (lambda folder: (folder / "adam_v.npy").unlink(), "no whole checkpoint"),
+    (lambda folder: (folder / "manifest.json").write_text("{"), "no valid JSON"),
+    (lambda folder: (folder / "manifest.json").write_text("[1]"), "no whole checkpoint"),
+    (lambda folder: (folder / "state.json").write_text("{}"), "damaged")])
+def test_damaged_checkpoints_are_refused(tmp_path, damage, words):
+    made = make_trainer(tmp_path / "run")
+    made.train_step()
+    made.save()
+    damage(newest_checkpoint(tmp_path / "run"))
+    with pytest.raises(InputError, match=words):
+        load_checkpoint(newest_checkpoint(tmp_path / "run"))
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
+    make_trainer(tmp_path / "run").run()
+    with pytest.raises(InputError, match=r"params.npy must have shape \(\d+,\) for this model"):
+        make_trainer(tmp_path / "run", resume=True, model=replace(MODEL, n_embd=32))
+
+
+@pytest.mark.parametrize("fault", ["write", "fsync", "rename"])
+def test_a_failing_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path, monkeypatch, fault):
+    made = make_trainer(tmp_path / "run")
+    made.train_step()
+    made.save()
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()}
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    target = {"write": (checkpoint, "_write_array"), "fsync": (os, "fsync"), "rename": (os, "rename")}[fault]
+    monkeypatch.setattr(*target, full)
+    made.train_step()
+    with pytest.raises((OSError, InputError), match="No space"):
+        made.save()
+    assert {path: path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()} == before
+    monkeypatch.undo()
+    made.save()
+    assert newest_checkpoint(tmp_path / "run").name == "step_00000002"
+
+
+def test_run_folder_protects_what_is_there(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "mine.txt").write_text("precious")
+    with pytest.raises(InputError, match="is not empty: give --resume .* --overwrite"):
+        RunFolder(run)
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        RunFolder(run, resume=True)
+    with pytest.raises(InputError, match="give one of them"):
+        RunFolder(run, resume=True, overwrite=True)
+    with pytest.raises(InputError, match="is a file"):
+        RunFolder(run / "mine.txt")
+    (run / "metrics.jsonl").write_text("{}\n")
+    folder = RunFolder(run, overwrite=True)
+    assert (run / "metrics.jsonl").read_text() == "{}\n"          # untouched until it is opened
+    folder.open()
+    assert (run / "mine.txt").read_text() == "precious" and (run / "metrics.jsonl").read_text() == ""
+
+
+def test_metrics_are_one_object_a_line(tmp_path):
+    run = RunFolder(tmp_path / "run").open()
+    run.write_metrics(1, {"train/loss": 2.5})
+    run.write_metrics(2, {"val/loss": 2.25})
+    assert [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()] == [
+        {"step": 1, "train/loss": 2.5}, {"step": 2, "val/loss": 2.25}]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not():
+    a, b, c = (make_trainer(config=replace(TRAIN, seed=seed)) for seed in (1, 1, 2))
+    for made in (a, b, c):
+        made.run()
+    assert a.model.parameters.data.tobytes() == b.model.parameters.data.tobytes() != c.model.parameters.data.tobytes()
+
+
+def test_clock():
+    assert [trainer._clock(s) for s in (5, 125, 7300)] == ["0m 05s", "2m 05s", "2h 01m"]

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")      # before NumPy is imported: two spin against whatever else runs
+
 import pytest
 from hypothesis import HealthCheck, settings
 

@@ -1,0 +1,195 @@
+"""Byte-level byte-pair encoding.
+
+    text  --pattern-->  pieces  --UTF-8-->  bytes  --merges-->  tokens  --table-->  ids
+
+The table, `ranks`, leads from the bytes of a token to its id. All 256 single bytes are in it, so any text has
+ids and there is no "unknown" token. The id is also the rank: the lower, the earlier the token was learned and
+the sooner it is merged. (Sennrich, Haddow and Birch 2016; on bytes: Radford et al. 2019, section 2.2.)
+"""
+
+import operator
+import warnings
+from collections import Counter
+from heapq import heappop, heappush
+
+from ..errors import InputError
+from .base import END_OF_TEXT, Tokenizer, cut, documents, numbered
+from .files import read_json, write_json
+from .format import bpe_from_json, bpe_to_json, check_merges
+from .patterns import compile_pattern, split
+from .training import FIRST_MERGE, learn_merges
+
+CACHED_PIECES = 1 << 16         # the cache of encoded pieces is emptied when it holds so many,
+CACHED_LENGTH = 32              # and takes no piece of more characters than this
+
+
+def merge(piece, ranks):
+    """Ids of the tokens into which the bytes of `piece` merge.
+
+    Of all adjacent parts whose joined bytes are a token, the two of lowest rank become one part, the leftmost
+    first, as long as there are any. Takes n log n steps for n bytes.
+    """
+    n = len(piece)
+    end = list(range(1, n + 1))     # end[i]: where the part that begins at i ends; 0 when none begins there
+    begin = list(range(-1, n))      # begin[j]: where the part that ends at j begins
+    candidates = []                 # heap of (rank, i, j, k): the parts from i to j and j to k make a token
+
+    def consider(i, j, k):
+        rank = ranks.get(piece[i:k])
+        if rank is not None:
+            heappush(candidates, (rank, i, j, k))
+
+    for i in range(n - 1):
+        consider(i, i + 1, i + 2)
+    while candidates:
+        _, i, j, k = heappop(candidates)
+        if end[i] != j or end[j] != k:
+            continue                # one of the two parts has been merged with another meanwhile
+        end[i], end[j], begin[k] = k, 0, i
+        if i > 0:
+            consider(begin[i], i, k)
+        if k < n:
+            consider(i, k, end[k])
+
+    ids, i = [], 0
+    while i < n:
+        ids.append(ranks[piece[i:end[i]]])
+        i = end[i]
+    return ids
+
+
+class BytePairTokenizer(Tokenizer):
+    """A byte-level BPE tokenizer.
+
+    ranks           {bytes: id}, all 256 single bytes among them
+    pattern         how text is cut into pieces: "gpt2", or a regular expression for the `regex` module
+    special_tokens  {text: id}
+    The ids together are 0 to n_vocab - 1. InputError otherwise.
+    """
+
+    def __init__(self, ranks, pattern="gpt2", special_tokens=None):
+        special_tokens = {} if special_tokens is None else special_tokens
+        for byte in range(256):
+            if bytes([byte]) not in ranks:
+                raise InputError(f"every byte must be a token of its own, got none for {bytes([byte])!r}")
+        super().__init__(ranks, special_tokens)
+        self.ranks = dict(ranks)
+        self.pattern = pattern
+        self._compiled = compile_pattern(pattern)
+        self._cache = {}                # piece -> its ids
+
+    @classmethod
+    def train(cls, texts, vocab_size, *, pattern="gpt2", special_tokens=(END_OF_TEXT,), min_frequency=1,
+              progress=None):
+        """Learn a vocabulary from texts: one string, or an iterable of strings (documents), in any order.
+
+        vocab_size      ids in all: 256 bytes, the merges in order of creation, the special tokens
+        special_tokens  a sequence of names; the texts are cut where one stands, so nothing is learned from it
+        min_frequency   a pair that occurs less often is not merged; with the default, 1, all of them may be
+        progress        called as progress(merges done, merges in all) after each merge
+
+        Ties go to the smallest (left id, right id). When the texts hold too few pairs the vocabulary is
+        smaller than asked, with a warning. InputError when vocab_size leaves no room for the bytes and the
+        special tokens.
+        """
+        single_bytes = [bytes([byte]) for byte in range(256)]
+        untrained = cls(_numbered(single_bytes), pattern, numbered(special_tokens, FIRST_MERGE))
+        limit = _at_least(untrained.n_vocab, "vocab_size (bytes, merges and special tokens)", vocab_size)
+        limit -= untrained.n_vocab
+        min_frequency = _at_least(1, "min_frequency", min_frequency)
+        counted = Counter()
+        for text in documents(texts):
+            for _, stretch, special in cut(text, untrained.special_tokens):
+                if not special:
+                    counted.update(split(untrained._compiled, stretch))
+        merges = learn_merges({piece.encode("utf-8"): number for piece, number in counted.items()}, limit,
+                              min_frequency=min_frequency, progress=progress)
+        tokens = single_bytes
+        for left, right in merges:
+            tokens.append(tokens[left] + tokens[right])
+        trained = cls(_numbered(tokens), pattern, numbered(untrained.special_tokens, len(tokens)))
+        if trained.n_vocab < vocab_size:
+            warnings.warn(f"the vocabulary has {trained.n_vocab} tokens instead of {vocab_size}: no other "
+                          f"pair occurs {min_frequency} times or more; train on more text for more",
+                          stacklevel=2)
+        return trained
+
+    def _encode_stretch(self, text, offset):
+        ids, cache = [], self._cache
+        for piece in split(self._compiled, text):
+            known = cache.get(piece)
+            ids += self._encode_piece(piece) if known is None else known
+        return ids
+
+    def _encode_piece(self, piece):
+        data = piece.encode("utf-8")
+        rank = self.ranks.get(data)     # a piece that is a token is that token, even if no merges lead to it
+        ids = merge(data, self.ranks) if rank is None else [rank]
+        if len(piece) <= CACHED_LENGTH:
+            if len(self._cache) >= CACHED_PIECES:
+                self._cache.clear()
+            self._cache[piece] = ids
+        return ids
+
+    def merges(self):
+        """The two tokens that each longer token is merged from, as a list of pairs of bytes in order of rank.
+
+        There is only one such pair. As long as two neighbours cover the bytes of a token exactly, nothing has
+        merged across its borders, so between them all went as it goes for these bytes alone. A token which
+        merging never reaches, and which therefore stands for whole pieces only, is left out.
+        """
+        pairs, others = [], dict(self.ranks)
+        for token, rank in sorted(self.ranks.items(), key=operator.itemgetter(1)):
+            if len(token) > 1:
+                del others[token]
+                parts = merge(token, others)
+                others[token] = rank
+                if len(parts) == 2:
+                    pairs.append(tuple(self.decode_tokens_bytes(parts)))
+        return pairs
+
+    def save(self, path):
+        """Write a Hugging Face tokenizer.json, which gives the same ids in their `tokenizers`.
+
+        The file is replaced whole or not at all. InputError if it cannot be written.
+        """
+        write_json(path, bpe_to_json(self.ranks, self.merges(), self.pattern, self.special_tokens))
+
+    @classmethod
+    def load(cls, path):
+        """Read a tokenizer.json of byte-level BPE.
+
+        InputError, naming the file, for anything that gives other ids in Hugging Face's `tokenizers`.
+        """
+        data = read_json(path)
+        try:
+            ranks, merges, pattern, special_tokens, whole_pieces = bpe_from_json(data)
+            tokenizer = cls(ranks, pattern, special_tokens)
+            check_merges(ranks, tokenizer.merges(), merges, whole_pieces)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        return tokenizer
+
+    def __eq__(self, other):
+        if not isinstance(other, BytePairTokenizer):
+            return NotImplemented
+        return (self.ranks == other.ranks and self.pattern == other.pattern
+                and self.special_tokens == other.special_tokens)
+
+    def __repr__(self):
+        return (f"BytePairTokenizer(n_vocab={self.n_vocab}, pattern={self.pattern!r}, "
+                f"special_tokens={self.special_tokens})")
+
+
+def _numbered(tokens):
+    return {token: i for i, token in enumerate(tokens)}
+
+
+def _at_least(least, name, value):
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} must be an integer, got {value!r}") from None
+    if value < least:
+        raise InputError(f"{name} must be at least {least}, got {value}")
+    return value

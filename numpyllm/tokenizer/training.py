@@ -1,0 +1,91 @@
+"""Training byte-pair encoding: from counted pieces to merges.
+
+Start from single bytes. Again and again make a new token of the adjacent pair that occurs most often, until
+there are enough. (Gage 1994, as compression; Sennrich, Haddow and Birch 2016, section 3.2, for words.)
+
+    aaabdaaabac     aa occurs most often (4 times, overlaps count):  Z = aa
+    ZabdZabac       Za and ab tie at 2, the smaller ids win:         Y = ab
+    ZYdZYac         ZY occurs twice:                                 X = ZY
+    XdXac
+
+Counting anew for each merge would cost corpus x merges. Instead each distinct piece is kept once, with its
+number; an index leads from a pair to the places where it occurs, and a merge touches only those.
+"""
+
+from collections import defaultdict
+from heapq import heapify, heappop, heappush
+
+FIRST_MERGE = 256       # ids 0 to 255 are the bytes themselves
+NO_ID = -1              # in the row of ids: between two pieces, and where a right half has been merged away
+
+
+def learn_merges(counted, limit, *, min_frequency=1, progress=None):
+    """The merges learned from pieces, as a list of pairs of ids; the pair at place k makes the token 256 + k.
+
+    counted         {piece as bytes: number of occurrences}; their order does not matter
+    limit           number of merges; fewer are returned when no pair is left that occurs min_frequency times
+    progress        called after each merge with the merges done and the limit
+
+    Of pairs that occur equally often, the smallest (left id, right id) is merged. The merges for a smaller
+    limit are the first ones of those for a larger.
+    """
+    ids, before, after, number_at = _row(counted)
+    counts = defaultdict(int)       # pair -> occurrences
+    places = defaultdict(list)      # pair -> where its left half is, or once was
+    for i, pair in enumerate(zip(ids, ids[1:])):
+        if NO_ID not in pair:
+            counts[pair] += number_at[i]
+            places[pair].append(i)
+    # An entry holds the count of its pair when it was pushed. Later the count can only fall, since what a
+    # merge adds has the new id in it. So an outdated entry comes up too early, never too late: it goes back
+    # corrected, or is dropped for good once the count is too low.
+    heap = [(-count, pair) for pair, count in counts.items()]
+    heapify(heap)
+    merges = []
+    while heap and len(merges) < limit:
+        entry, pair = heappop(heap)
+        count = counts[pair]
+        if count < min_frequency:
+            continue
+        if count != -entry:
+            heappush(heap, (-count, pair))
+            continue
+        new = FIRST_MERGE + len(merges)
+        merges.append(pair)
+        left, right = pair
+        born = set()
+        for i in sorted(places.pop(pair)):                  # leftmost first: of aaa, the first two are merged
+            j = after[i]
+            if ids[i] != left or ids[j] != right:
+                continue                                    # no longer here
+            h, k, number = before[i], after[j], number_at[i]
+            counts[pair] -= number
+            if ids[h] != NO_ID:                             # h i j  ->  h new
+                counts[ids[h], left] -= number
+                counts[ids[h], new] += number
+                places[ids[h], new].append(h)
+                born.add((ids[h], new))
+            if ids[k] != NO_ID:                             # i j k  ->  new k
+                counts[right, ids[k]] -= number
+                counts[new, ids[k]] += number
+                places[new, ids[k]].append(i)
+                born.add((new, ids[k]))
+            ids[i], ids[j], after[i], before[k] = new, NO_ID, k, i
+        for pair in born:
+            heappush(heap, (-counts[pair], pair))
+        if progress is not None:
+            progress(len(merges), limit)
+    return merges
+
+
+def _row(counted):
+    """All pieces in one row, NO_ID before, between and after them: four lists, by place.
+
+    ids; the place before; the place after; how often the piece occurs.
+    """
+    ids, number_at = [NO_ID], [0]
+    for piece, number in counted.items():
+        ids += piece
+        ids.append(NO_ID)
+        number_at += [number] * (len(piece) + 1)
+    return ids, list(range(-1, len(ids) - 1)), list(range(1, len(ids) + 1)), number_at

@@ -1,0 +1,189 @@
+"""The examples, run small; and what they answer to bad input: one line, exit code 2, nothing written."""
+
+import importlib.util
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from numpyllm.cli.arguments import guarded
+from numpyllm.cli.main import main as numpyllm_main
+from numpyllm.training import load_checkpoint, newest_checkpoint
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SMALL = ["--n_layer", "1", "--n_head", "2", "--n_embd", "16", "--block_size", "8", "--batch_size", "2", "--eval_iters", "2",
+         "--eval_interval", "6", "--max_iters", "12", "--warmup_iters", "2", "--log_interval", "3"]
+TEXT = "It was the best of times, it was the worst of times.\nIt was the age of wisdom, it was the age of foolishness.\n" * 12
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+train_tiny, train_shakespeare = load("train_tiny"), load("train_shakespeare")
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return str(path)
+
+
+def tiny(text, out, *more):
+    return guarded(train_tiny, ["--data", text, "--out_dir", str(out), "--vocab_size", "270", *SMALL, *more])
+
+
+def test_train_tiny_from_text_to_proven_gradients(text, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert tiny(text, out) == 0
+    printed = capsys.readouterr().out
+    for part in ("reading", "training a tokenizer of 270 tokens", "step 12/12", "bits per byte", "unigram model", "gzip -9",
+                 "this model", "> The ", "complex step: 16 tensors right"):
+        assert part in printed
+    assert printed.strip().splitlines()[-1].startswith("gradients of the trained model")
+    assert {path.name for path in out.iterdir()} - {"training.png"} == {"metrics.jsonl", "step_00000012"}
+    assert "step" in json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_generate_continues_a_text_with_the_trained_model(text, tmp_path, capsys):
+    assert tiny(text, tmp_path / "run") == 0
+    capsys.readouterr()
+    command = ["generate", "--model", str(tmp_path / "run"), "--prompt", "It was", "--max-new-tokens", "5", "--seed", "3"]
+    assert numpyllm_main(command) == 0
+    first = capsys.readouterr().out
+    assert first.startswith("It was") and numpyllm_main(command) == 0 and capsys.readouterr().out == first
+
+
+def test_train_shakespeare_is_nanogpts_recipe(text, tmp_path, capsys):
+    """All the numbers of config/train_shakespeare_char.py as its README runs it on a CPU."""
+    small = [flag for flag in SMALL]
+    assert guarded(train_shakespeare, ["--data", text, "--out_dir", str(tmp_path / "run"), *small]) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1].startswith("validation loss ")
+    run = tmp_path / "defaults"
+    assert guarded(train_shakespeare, ["--data", text, "--out_dir", str(run), "--max_iters", "1", "--eval_iters", "1"]) == 0
+    _, state, _ = load_checkpoint(newest_checkpoint(run))
+    model, train = state["model"], state["train"]
+    assert {k: model[k] for k in ("n_layer", "n_head", "n_embd", "block_size", "dropout", "bias", "tied")} == {
+        "n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "dropout": 0.0, "bias": False, "tied": True}
+    assert {k: train[k] for k in ("batch_size", "learning_rate", "min_lr", "warmup_iters", "beta1", "beta2", "weight_decay",
+                                  "grad_clip", "schedule", "gradient_accumulation_steps")} == {
+        "batch_size": 12, "learning_rate": 1e-3, "min_lr": 1e-4, "warmup_iters": 100, "beta1": 0.9, "beta2": 0.99,
+        "weight_decay": 0.1, "grad_clip": 1.0, "schedule": "cosine", "gradient_accumulation_steps": 1}
+
+
+def test_an_interrupted_run_resumes_to_the_same_bits(text, tmp_path):
+    """A real process, a real Ctrl-C, in the middle of training."""
+    command = [sys.executable, str(EXAMPLES / "train_tiny.py"), "--data", text, "--vocab_size", "270", *SMALL,
+               "--max_iters", "300", "--eval_interval", "200", "--log_interval", "1"]
+    process = subprocess.Popen([*command, "--out_dir", str(tmp_path / "parts")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "/300" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    rest, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    stopped = json.loads((newest_checkpoint(tmp_path / "parts") / "state.json").read_text())["step"]
+    assert 0 < stopped < 300 and "--resume" in rest
+    assert guarded(train_tiny, ["--out_dir", str(tmp_path / "parts"), "--resume"]) == 0
+    assert guarded(train_tiny, [*command[2:], "--out_dir", str(tmp_path / "whole")]) == 0
+    a, b = (load_checkpoint(newest_checkpoint(tmp_path / name))[0] for name in ("parts", "whole"))
+    for name in ("params", "adam_m", "adam_v"):
+        assert a[name].tobytes() == b[name].tobytes()
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--data", "missing.txt"], "cannot read missing.txt: No such file or directory"),
+    (["--n_embd", "30", "--n_head", "4"], "n_embd must be divisible by n_head, got n_embd=30 and n_head=4"),
+    (["--block_size", "100000"], "longer than one context"),
+    (["--max-itres", "5"], "--max_itres is not known: did you mean --max_iters?"),
+    (["--frobnicate"], "--frobnicate is not known: --help lists what there is"),
+    (["--max_iters", "many"], "argument --max_iters: invalid int value: 'many'"),
+    (["--vocab_size", "10"], "vocab_size"),
+    (["--resume"], "holds no checkpoint"),
+    (["--learning_rate", "-1"], "learning_rate must be at least 0")])
+def test_bad_input_is_one_line_and_exit_code_2(text, tmp_path, capsys, flags, words):
+    out = tmp_path / "run"
+    try:
+        code = tiny(text, out, *flags)
+    except SystemExit as stop:
+        code = stop.code
+    errors = capsys.readouterr().err
+    assert code == 2 and words in errors and len(errors.splitlines()) == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("content, words", [("", "is empty"), ("too short", "must be longer than one context"),
+                                            (b"\xff\xfe", "is no UTF-8 text")])
+def test_bad_texts_are_one_line_and_exit_code_2(tmp_path, capsys, content, words):
+    path = tmp_path / "text.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warnings.warn", lambda *args, **kwargs: None)        # a tokenizer of so little text stays small
+        assert tiny(str(path), tmp_path / "run") == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_overwritten_unless_asked(text, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert tiny(text, out) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert tiny(text, out) == 2
+    assert "is not empty: give --resume" in capsys.readouterr().err
+    assert tiny(text, out, "--overwrite", "--n_embd", "15") == 2            # found to be bad before anything is removed
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert tiny(text, out, "--overwrite", "--max_iters", "6") == 0
+    assert newest_checkpoint(out).name == "step_00000006"
+
+
+def test_resuming_with_other_sizes_or_another_text_is_refused(text, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert tiny(text, out) == 0
+    assert guarded(train_tiny, ["--out_dir", str(out), "--resume", "--n_embd", "32"]) == 2
+    assert "the run to resume has n_embd=16, got --n_embd 32" in capsys.readouterr().err
+    Path(text).write_text(TEXT + "more")
+    assert guarded(train_tiny, ["--out_dir", str(out), "--resume"]) == 2
+    assert "is not the text that" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(text, tmp_path):
+    """A file may not grow beyond 20 kB in this process: the first checkpoint does not fit."""
+    out = tmp_path / "run"
+    process = subprocess.run([sys.executable, str(EXAMPLES / "train_tiny.py"), "--data", text, "--out_dir", str(out),
+                              "--vocab_size", "270", *SMALL], capture_output=True, text=True, timeout=120,
+                             env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+                             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)))
+    assert process.returncode == 2
+    assert process.stderr.startswith("numpyllm: error: no space left for") and len(process.stderr.splitlines()) == 1
+    assert {path.name for path in out.iterdir()} == {"metrics.jsonl"}
+
+
+def test_a_read_only_folder_is_one_line(text, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert tiny(text, tmp_path / "file" / "run") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_diverging_training_is_exit_code_1(text, tmp_path, capsys):
+    with np.errstate(all="ignore"):
+        assert tiny(text, tmp_path / "run", "--learning_rate", "1e5", "--grad_clip", "0", "--warmup_iters", "0",
+                    "--max_iters", "50", "--eval_interval", "50") == 1
+    assert "try a lower --learning_rate" in capsys.readouterr().err
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("seed", [1337, 1338, 1339])
+def test_shakespeare_reaches_nanogpts_loss(data_dir, tmp_path, capsys, seed):
+    """nanoGPT printed 1.8857 on 20 random batches; over the whole validation text it must be at most 1.91."""
+    assert guarded(train_shakespeare, ["--data", str(data_dir / "tinyshakespeare.txt"), "--out_dir", str(tmp_path / "run"),
+                                       "--seed", str(seed)]) == 0
+    assert float(capsys.readouterr().out.split()[-1]) < 1.92        # each; the mean of the three is at most 1.91

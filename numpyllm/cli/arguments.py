@@ -4,6 +4,7 @@ import argparse
 import difflib
 import errno
 import sys
+import warnings
 from dataclasses import fields
 from typing import get_args
 
@@ -62,7 +63,7 @@ def config_from(config_class, args, *, stored=None, binding=False, **replaced):
 
 def guarded(main, argv=None):
     """Run a command's main -> exit code: what it returns, 2 for bad input and files, 1 for failed training, 130 for Ctrl-C."""
-    name = "numpyllm"
+    warnings.showwarning = lambda message, *place: print(f"numpyllm: note: {message}", file=sys.stderr)
     try:
         return main(argv) or 0
     except InputError as error:
@@ -78,7 +79,7 @@ def guarded(main, argv=None):
         message, code = f"{what} {error.filename or 'the output'}{': free some, then --resume' if full else ''}", 2
     except KeyboardInterrupt:
         message, code = "interrupted", 130
-    print(f"{name}: error: {message}", file=sys.stderr)
+    print(f"numpyllm: error: {message}", file=sys.stderr)
     return code
 
 

@@ -8,7 +8,7 @@ class Estimate(NamedTuple):
     parameter_bytes: int
     gradient_bytes: int
     moment_bytes: int       # AdamW's two
-    activation_bytes: int   # what the forward keeps for the backward, plus the head's logits
+    activation_bytes: int   # what the forward keeps for the backward, and the largest temporaries
     flops: int              # of the matrix products of one step, forward and backward; a multiply-add counts as two
 
     @property
@@ -22,13 +22,14 @@ def estimate(config, parameters, batch_size):
     Matrix products (Kaplan et al. 2020, table 1): 12 C^2 weights a layer and C V in the head, two FLOPs a weight and
     token forward, twice that backward. Attention's two products over T keys come on top, and once more backward for
     the recomputed probabilities. Activations: each block keeps its input, two norm outputs, q k v, the attention
-    output, the second stream and three arrays of width 4C; the logits are kept once and copied once.
+    output, the second stream and two arrays of width 4C. What passes on top, at the peak: three arrays of the logits' size in the head, or six of width 4C in the
+    backward of GELU.
     """
     L, C, T, V = config.n_layer, config.n_embd, config.block_size, config.vocab_size
     N, item = batch_size * T, parameters.dtype.itemsize
     dense = 3 * 2 * N * (12 * C * C * L + C * V)
     attention = (2 + 5) * 2 * N * T * C * L
-    kept = N * (C * (1 + 1 + 3 + 1 + 1 + 1) + 4 * C * (1 + 1 + 1)) * L + N * 2 * C
-    logits = 4 * N * V
+    kept = N * C * (1 + 2 + 3 + 1 + 1 + 2 * 4) * L + N * 2 * C
+    passing = max(3 * N * V, 6 * 4 * N * C)
     return Estimate(parameters.count(), parameters.data.size * item, parameters.grad.size * item,
-                    2 * parameters.n_trainable * item, (kept + logits) * item, dense + attention)
+                    2 * parameters.n_trainable * item, (kept + passing) * item, dense + attention)

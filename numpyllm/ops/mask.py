@@ -1,7 +1,8 @@
 """Which keys a query may see, as spans: for each query a few half-open intervals [start, stop) of keys.
 
 Shapes: spans (T, M, 2) integers, M intervals a query, or (B, T, M, 2) where sequences differ. An interval with
-start >= stop is empty. Spans cost O(T) where a dense mask costs O(T S), and say how much work there is to do.
+start >= stop is empty; where intervals overlap, a key counts once. Spans cost O(T) where a dense mask
+costs O(T S), and say how much work there is to do.
 """
 
 import numpy as np

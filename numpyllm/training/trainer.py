@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from .. import __version__
 from ..data import Batches
@@ -80,7 +81,7 @@ class Trainer:
     def run(self):
         """Train to max_iters -> True, or False if Ctrl-C ended it; then the step was finished and saved."""
         config, first, started = self.config, self.step, time.perf_counter()
-        with _finish_step_on_interrupt() as interrupted:
+        with _finish_step_on_interrupt() as interrupted, threadpool_limits(1):      # see docs/measurements.md
             if self.step == 0:
                 self._report_evaluation()
             while self.step < config.max_iters and not interrupted.is_set():

@@ -105,6 +105,8 @@ def test_merging_by_pairs_is_merging_by_rank(tokens, piece):
     (" \x1cx", [" \x1c", "x"]),                                             # str.isspace says so, Unicode not
     (" \x850", [" ", "\x85", "0"]),                                         # white space in both
     ("we've I'LL", ["we", "'ve", " I", "'", "LL"]),
+    ("I'd she's don't", ["I", "'d", " she", "'s", " don", "'t"]),
+    ("you're I'm he'll", ["you", "'re", " I", "'m", " he", "'ll"]),
     ("x1½ ²", ["x", "1½", " ²"]),
     ("e\u0301a", ["e", "\u0301", "a"]),                                     # a combining mark is no letter
     ("ab12?!", ["ab", "12", "?!"]),
@@ -314,6 +316,13 @@ def test_equality_and_copies(tokenizer):
     assert tokenizer != "gpt2"
     assert repr(tokenizer) == ("BytePairTokenizer(n_vocab=261, pattern='gpt2', "
                                "special_tokens={'<|endoftext|>': 259, '<|x|>': 260})")
+
+
+def test_arguments_may_be_changed_afterwards():
+    ranks, special_tokens = with_bytes(b"ab"), {EOT: 257}
+    tokenizer = BytePairTokenizer(ranks, special_tokens=special_tokens)
+    del ranks[b"ab"], special_tokens[EOT]
+    assert tokenizer.encode("ab" + EOT, allowed_special="all") == [256, 257]
 
 
 def test_the_cache_is_bounded_and_changes_nothing(tokenizer, monkeypatch):

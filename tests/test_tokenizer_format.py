@@ -80,6 +80,7 @@ def test_reading_back_gives_an_equal_tokenizer(name, path):
     tokenizer.save(path)
     again = BytePairTokenizer.load(path)
     assert again == load(str(path)) == tokenizer
+    assert list(json.loads(path.read_text("utf-8"))["model"]["vocab"].values()) == list(range(again.n_vocab))
     assert list(again.special_tokens) == sorted(tokenizer.special_tokens, key=tokenizer.special_tokens.get)
     for text in [TEXT, *NASTY]:
         assert again.encode(text) == tokenizer.encode(text)
@@ -93,7 +94,7 @@ def test_the_same_tokenizer_makes_the_same_file(path):
     data = json.loads(first)
     assert set(data) == {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
                          "post_processor", "decoder", "model"}     # their loader refuses any other
-    assert list(data["model"]["vocab"].values()) == list(range(320))
+    assert '"Ġt he"' in first.decode("utf-8")                        # readable, no escapes
 
 
 def test_merges_in_either_notation(path, data):
@@ -217,6 +218,12 @@ def test_more_files_refused(path, data):
     with pytest.raises(InputError, match="must lead to each token unless ignore_merges is true, none does to "
                                          "b'cats'"):
         read(path, spoilt)
+
+
+def test_messages_stay_short(path, data):
+    data["normalizer"] = {"type": "Replace", "content": "x" * 1000}
+    with pytest.raises(InputError, match=r'got \{"type": "Replace", "content": "x{50,70}\.\.\.; only'):
+        read(path, data)
 
 
 @pytest.mark.parametrize(("content", "message"), [

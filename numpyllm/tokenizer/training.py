@@ -51,21 +51,20 @@ def learn_merges(counted, limit, *, min_frequency=1, progress=None):
             heappush(heap, (-count, pair))
             continue
         new = FIRST_MERGE + len(merges)
-        merges.append(pair)
+        merges.append(pair)             # it never comes up again, so its own count needs no upkeep
         left, right = pair
         born = set()
-        for i in sorted(places.pop(pair)):                  # leftmost first: of aaa, the first two are merged
+        for i in places.pop(pair):      # ascending, as they were found: of aaa, the first two are merged
             j = after[i]
             if ids[i] != left or ids[j] != right:
-                continue                                    # no longer here
+                continue                # no longer here
             h, k, number = before[i], after[j], number_at[i]
-            counts[pair] -= number
-            if ids[h] != NO_ID:                             # h i j  ->  h new
+            if ids[h] != NO_ID:         # h i j  ->  h new
                 counts[ids[h], left] -= number
                 counts[ids[h], new] += number
                 places[ids[h], new].append(h)
                 born.add((ids[h], new))
-            if ids[k] != NO_ID:                             # i j k  ->  new k
+            if ids[k] != NO_ID:         # i j k  ->  new k
                 counts[right, ids[k]] -= number
                 counts[new, ids[k]] += number
                 places[new, ids[k]].append(i)

@@ -211,11 +211,6 @@ def _embedding_layer(rng, z, ops):
                        lambda layer, dy, cache: layer.backward(dy, cache))
 
 
-def _x_and_2x(dx, dr):
-    """The gradient of x where the sum was x + 2x."""
-    return dx + 2 * dr
-
-
 DRAWS = Draws(0)
 DROP = {"call": lambda layer, x: layer.forward(x, DRAWS)}
 
@@ -224,7 +219,7 @@ LAYERS = {
     "LayerNorm": _layer(lambda z: LayerNorm(z.C), lambda z: (z.B, z.T, z.C)),
     "LayerNorm, residual": _layer(lambda z: LayerNorm(z.C), lambda z: (z.B, z.T, z.C),
                                   call=lambda layer, x: layer.residual_forward(x, 2 * x),
-                                  back=lambda layer, ds, dy, cache: _x_and_2x(*layer.residual_backward(ds, dy, cache))),
+                                  back=lambda layer, ds, dy, cache: 3 * layer.stream_backward(ds, dy, cache)),
     "Dropout": _layer(lambda z: Dropout(0.3), **DROP),
     "TokenPositionEmbedding": _embedding_layer,
     "CausalSelfAttention": _layer(lambda z: CausalSelfAttention(z.H * z.D, z.H)),
@@ -237,7 +232,7 @@ LAYERS = {
 }
 
 
-def _gpt(rng, z, ops, logits=False, **choices):
+def _gpt(rng, z, ops, logits=False, recompute=False, **choices):
     config = GPTConfig(n_layer=2, n_head=z.H, n_embd=z.H * z.D, block_size=z.S, vocab_size=z.V, **choices)
     ids, targets = rng.integers(0, z.V, (z.B, z.T)), _targets(rng, z)
     draws = Draws(0) if config.dropout else None
@@ -253,7 +248,7 @@ def _gpt(rng, z, ops, logits=False, **choices):
         call, back = lambda model: model.forward(ids, draws), lambda model, dy, cache: model.backward(dy, cache)
     else:
         call, back = loss, loss_back
-    return _bound_case(rng, lambda: GPT(config, ops=ops), ops, call, back)
+    return _bound_case(rng, lambda: GPT(config, ops=ops, recompute=recompute), ops, call, back)
 
 
 MODELS = {
@@ -263,6 +258,7 @@ MODELS = {
     "GPT, untied": lambda *a: _gpt(*a, tied=False),
     "GPT, untied, no bias": lambda *a: _gpt(*a, tied=False, bias=False),
     "GPT, tied, dropout": lambda *a: _gpt(*a, dropout=0.3),
+    "GPT, tied, dropout, recomputed": lambda *a: _gpt(*a, dropout=0.3, recompute=True),
 }
 
 CASES = OPS | LAYERS | MODELS

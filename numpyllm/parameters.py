@@ -108,6 +108,10 @@ class Parameters:
             self._gradients[name][...] = 0
         self._unwritten = set()
 
+    def replica(self):
+        """The same parameters, shared, with gradients of their own."""
+        return Parameters(self.specs, dtype=self.dtype, data=self.data)
+
     def astype(self, dtype):
         """An independent copy in another dtype, same layout: float64 or complex128 for checks."""
         data = aligned_zeros(self.data.size, np.dtype(dtype))

@@ -2,9 +2,8 @@
 
 from typing import NamedTuple
 
-import numpy as np
-
 from ..ops import AttentionCache, LinearCache, causal_spans
+from ..workspace import empty
 from .base import Layer
 from .basic import Dropout, Linear
 
@@ -40,7 +39,7 @@ class CausalSelfAttention(Layer):
         B, T, C = dy.shape
         dy = self.dropout.backward(dy, cache.dropout)                                   # (5)
         dy = self.proj.backward(dy, cache.proj)                                         # (4)
-        dqkv = np.empty((B, T, 3 * C), dy.dtype)
+        dqkv = empty((B, T, 3 * C), dy.dtype)
         self.ops.attention_backward(dy.reshape(cache.attention.y.shape), cache.attention,
                                     out=self._split(dqkv))                              # (3) (2)
         return self.qkv.backward(dqkv, cache.qkv)                                       # (1)

@@ -49,15 +49,16 @@ class LayerNorm(Layer):
         self.collect(w=dw, b=db)
         return dx
 
+    def stream_backward(self, ds, dy, cache):
+        """As backward, where what was normalised (x, or x + r) also went on along the stream and has the gradient ds from
+        there. Their sum is the gradient of x, and of r."""
+        dx, _, dw, db = self.ops.residual_layernorm_backward(ds, dy, cache, out=(None, None, *self.slots("w", "b")))
+        self.collect(w=dw, b=db)
+        return dx
+
     def residual_forward(self, x, r):
         """s = x + r, y = norm(s) -> s, y, cache."""
         return self.ops.residual_layernorm_forward(x, r, self.w, self.b)
-
-    def residual_backward(self, ds, dy, cache):
-        """-> dx, dr, which may be one array."""
-        dx, dr, dw, db = self.ops.residual_layernorm_backward(ds, dy, cache, out=(None, None, *self.slots("w", "b")))
-        self.collect(w=dw, b=db)
-        return dx, dr
 
 
 class Dropout(Layer):

@@ -36,6 +36,6 @@ class Block(Layer):
     def backward(self, dy, cache):
         ds, dh = self.ops.residual_backward(dy, None)                                   # (5)
         dh = self.mlp.backward(dh, cache.mlp)                                           # (4)
-        dx, dh = self.norm2.residual_backward(ds, dh, cache.norm2)                      # (3)
-        dh = self.attn.backward(dh, cache.attn)                                         # (2)
-        return dx + self.norm1.backward(dh, cache.norm1)                                # (1)  x was read twice
+        dx = self.norm2.stream_backward(ds, dh, cache.norm2)                            # (3)  also the gradient of h
+        dh = self.attn.backward(dx, cache.attn)                                         # (2)
+        return self.norm1.stream_backward(dx, dh, cache.norm1)                          # (1)  x was read twice

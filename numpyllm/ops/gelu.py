@@ -52,20 +52,22 @@ def gelu_backward(dy, cache, *, out=None):
 
 
 class BiasGeluCache(NamedTuple):
-    gelu: GeluCache
-    b: np.ndarray | None    # (F)  only to know whether there is a bias
+    x: np.ndarray           # (..., F)  before the bias: their sum is cheaper made again than kept
+    b: np.ndarray | None    # (F)
+    exact: bool
 
 
 def bias_gelu_forward(x, b=None, *, exact=False):
     """y = gelu(x + b). x (..., F), b (F) or None -> y (..., F), BiasGeluCache."""
     s = x if b is None else x + b                               # (1)
-    y, c_gelu = gelu_forward(s, exact=exact)                    # (2)
-    return y, BiasGeluCache(c_gelu, b)
+    y, _ = gelu_forward(s, exact=exact)                         # (2)
+    return y, BiasGeluCache(x, b, exact)
 
 
 def bias_gelu_backward(dy, cache, *, out=None):
     """dy (..., F) -> dx (..., F), db (F) or None: the bias was broadcast over the rows, so its gradient sums them."""
-    c_gelu, b = cache
-    dx = gelu_backward(dy, c_gelu)                                              # (2)
+    x, b, exact = cache
+    s = x if b is None else x + b
+    dx = gelu_backward(dy, GeluCache(s, exact))                                 # (2)
     db = None if b is None else dx.reshape(-1, dx.shape[-1]).sum(axis=0)        # (1)
     return deliver((dx, db), out)

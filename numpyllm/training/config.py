@@ -26,6 +26,7 @@ class TrainConfig:
     eval_interval: int = option(250, "steps between evaluations, samples and checkpoints")
     eval_iters: int = option(20, "validation batches of one evaluation, always the same")
     log_interval: int = option(10, "steps between two log lines")
+    threads: int | None = option(None, "replicas of the model, each with a thread (default: one a core)")
     seed: int = option(1337, "all randomness follows from it")
 
     def __post_init__(self):
@@ -36,7 +37,7 @@ class TrainConfig:
             object.__setattr__(self, "lr_decay_iters", self.max_iters)
         if self.min_lr is None:
             object.__setattr__(self, "min_lr", self.learning_rate / 10)
-        require_whole(self, 1, "lr_decay_iters")
+        require_whole(self, 1, "lr_decay_iters", *(["threads"] if self.threads is not None else []))
         require_between(self, 0, 1e6, "learning_rate", "min_lr", "weight_decay", "grad_clip")
         require_between(self, 0, 1, "beta1", "beta2")
         if self.schedule not in SCHEDULES:

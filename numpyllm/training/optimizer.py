@@ -22,20 +22,39 @@ class AdamW:
         self.v = aligned_zeros(parameters.n_trainable, parameters.dtype)
         self.steps = 0
 
+    def share(self, index, parts):
+        """The index-th of several nearly equal parts of the flat arrays, as a slice; they begin at whole chunks."""
+        chunks = -(-self.m.size // CHUNK)
+        return slice(chunks * index // parts * CHUNK, min(self.m.size, chunks * (index + 1) // parts * CHUNK))
+
     def update(self, lr, scale=1.0):
         """One step with the gradient in parameters.grad, multiplied by scale."""
+        self.update_part(slice(0, self.m.size), lr, scale)
         self.steps += 1
+
+    def update_part(self, part, lr, scale=1.0):
+        """The next step for a slice only: several workers do their parts, then one of them counts the step."""
         cut = self.parameters.n_decayed
-        for part, decay in ((slice(0, cut), self.weight_decay), (slice(cut, self.m.size), 0.0)):
-            self.ops.adamw_update(self.parameters.data[:self.m.size][part], self.parameters.grad[part],
-                                  self.m[part], self.v[part], step=self.steps, lr=lr, beta1=self.beta1,
-                                  beta2=self.beta2, eps=self.eps, weight_decay=decay, scale=scale)
+        for start, stop, decay in ((0, cut, self.weight_decay), (cut, self.m.size, 0.0)):
+            some = slice(max(start, part.start), min(stop, part.stop))
+            if some.start < some.stop:
+                self.ops.adamw_update(self.parameters.data[some], self.parameters.grad[some], self.m[some], self.v[some],
+                                      step=self.steps + 1, lr=lr, beta1=self.beta1, beta2=self.beta2, eps=self.eps,
+                                      weight_decay=decay, scale=scale)
+
+
+def square_sums(grad):
+    """The sums of squares of a flat gradient's chunks, as a list: their fsum is the square of its norm.
+
+    Within a chunk the gradient's own precision does; over 10^8 entries float32 would lose digits.
+    """
+    chunks = (grad[i:i + CHUNK] for i in range(0, grad.size, CHUNK))
+    return [float(np.dot(chunk, chunk)) for chunk in chunks]
 
 
 def gradient_norm(grad):
-    """The 2-norm of a flat gradient. Its square is summed in float64: over 10^8 entries float32 would lose digits."""
-    chunks = (grad[i:i + CHUNK] for i in range(0, grad.size, CHUNK))
-    return math.sqrt(math.fsum(float(np.dot(chunk, chunk)) for chunk in chunks))
+    """The 2-norm of a flat gradient."""
+    return math.sqrt(math.fsum(square_sums(grad)))
 
 
 def clip_scale(norm, limit):

@@ -17,7 +17,8 @@ from ..data import Batches
 from ..random import Draws
 from .checkpoint import load_checkpoint, restore
 from .evaluate import evaluate
-from .optimizer import AdamW, clip_scale, gradient_norm
+from .optimizer import AdamW
+from .replicas import Replicas, default_threads
 from .schedule import learning_rate
 
 
@@ -49,30 +50,23 @@ class Trainer:
         self.val_batches = [validation(i) for i in range(config.eval_iters)]
         self.optimizer = AdamW(model.parameters, model.ops, beta1=config.beta1, beta2=config.beta2,
                                weight_decay=config.weight_decay)
+        self.replicas = Replicas(model, config.threads or default_threads(config.batch_size))
         self.step = 0
         self._saved_at = None
 
     def train_step(self):
         """One update from gradient_accumulation_steps micro-batches -> StepResult. Raises TrainingDiverged."""
         started = time.perf_counter()
-        config, parameters = self.config, self.model.parameters
-        micro_batches = [self.batches(self.step, micro) for micro in range(config.gradient_accumulation_steps)]
-        count = sum(int((targets != -1).sum()) for _, targets in micro_batches)
-        parameters.clear_gradients()
-        loss = 0.0
-        for micro, (ids, targets) in enumerate(micro_batches):
-            draws = Draws(config.seed, step=self.step, micro=micro)
-            micro_loss, _ = self.model.loss_and_gradients(ids, targets, scale=1 / count, draws=draws)
-            loss += float(micro_loss)
-        parameters.settle_gradients()
-        norm = gradient_norm(parameters.grad)
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise TrainingDiverged(f"loss {loss / count:g} with gradient norm {norm:g} at step {self.step}: the last update was "
-                                   "not made; try a lower --learning_rate or a longer --warmup_iters")
-        lr = learning_rate(config, self.step)
-        self.optimizer.update(lr, clip_scale(norm, config.grad_clip))
+        config, step = self.config, self.step
+        micro_batches = [self.batches(step, micro) for micro in range(config.gradient_accumulation_steps)]
+        lr = learning_rate(config, step)
+        loss, norm = self.replicas.step(micro_batches, self.optimizer, lr=lr, grad_clip=config.grad_clip,
+                                        draws=lambda micro, rows: Draws(config.seed, step=step, micro=micro, rows=rows))
+        if not math.isfinite(loss + norm):
+            raise TrainingDiverged(f"loss {loss:g} with gradient norm {norm:g} at step {step}: the last update was not made; "
+                                   "try a lower --learning_rate or a longer --warmup_iters")
         self.step += 1
-        return StepResult(loss / count, norm, lr, time.perf_counter() - started)
+        return StepResult(loss, norm, lr, time.perf_counter() - started)
 
     def evaluate(self):
         """Evaluation on eval_iters validation batches, the same ones each time."""
@@ -81,7 +75,7 @@ class Trainer:
     def run(self):
         """Train to max_iters -> True, or False if Ctrl-C ended it; then the step was finished and saved."""
         config, first, started = self.config, self.step, time.perf_counter()
-        with _finish_step_on_interrupt() as interrupted, threadpool_limits(1):      # see docs/measurements.md
+        with _finish_step_on_interrupt() as interrupted, threadpool_limits(1 if len(self.replicas) > 1 else None):
             if self.step == 0:
                 self._report_evaluation()
             while self.step < config.max_iters and not interrupted.is_set():
@@ -103,7 +97,7 @@ class Trainer:
         if self.run_folder is None or self._saved_at == self.step:
             return
         arrays = {"params": self.model.parameters.data, "adam_m": self.optimizer.m, "adam_v": self.optimizer.v}
-        state = {"step": self.step, "model": asdict(self.model.config), "train": asdict(self.config),
+        state = {"step": self.step, "model": asdict(self.model.config), "train": asdict(self.config) | {"threads": len(self.replicas)},
                  "layout": self.model.parameters.layout, "facts": self.facts,
                  "versions": {"numpyllm": __version__, "numpy": np.__version__, "python": platform.python_version()}}
         self.run_folder.save(self.step, arrays, state, self.tokenizer)

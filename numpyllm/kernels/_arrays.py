@@ -1,0 +1,27 @@
+"""Where kernels put their results."""
+
+import numpy as np
+
+from ..workspace import empty
+
+
+def any_complex(*arrays):
+    """Whether any of these arrays (or None) is complex: then the text is asked."""
+    return any(a is not None and a.dtype.kind == "c" for a in arrays)
+
+
+def target(out, i, like=None, shape=None):
+    """The array for result i: the caller's, if `out` offers one, else memory shaped like `like` (or of this shape)."""
+    if out is not None and out[i] is not None:
+        return out[i]
+    return empty(like.shape if shape is None else shape, like.dtype)
+
+
+def rows(x):
+    """x with its leading axes flattened, contiguous: (N, C)."""
+    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+
+
+def writable_rows(x):
+    """A view of a contiguous x with its leading axes flattened."""
+    return x.reshape(-1, x.shape[-1])

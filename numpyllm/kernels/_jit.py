@@ -1,0 +1,52 @@
+"""How kernels are compiled: one decorator, one set of flags, one place for the compiled code on disk.
+
+Floating-point rules are relaxed by name: sums may be reordered and divisions become products, but infinities and NaN keep
+their meaning, for masks are made of them. Kernels are serial and release the GIL; threads are training/replicas.py.
+"""
+
+import hashlib
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import numba
+
+FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
+OPTIONS = {"nopython": True, "nogil": True, "error_model": "numpy", "fastmath": FASTMATH}
+HERE = Path(__file__).parent
+
+
+def _writable(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _cache_folder():
+    """A folder of its own for these sources: Numba itself does not notice when an imported helper has changed."""
+    sources = b"".join(path.read_bytes() for path in sorted(HERE.glob("*.py")))
+    name = f"numpyllm-{hashlib.sha256(sources).hexdigest()[:16]}"
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for base in (HERE / "__pycache__", user / "numpyllm"):
+        if _writable(base / name):
+            return base / name
+    warnings.warn("no folder for compiled kernels can be written (neither the package's nor "
+                  f"{user}): they are compiled anew in each process", stacklevel=2)
+    return None
+
+
+CACHE = _cache_folder()
+
+
+def jit(function):
+    """Compile a kernel or a helper of one: no Python objects, no GIL, kept on disk between processes."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(CACHE or "")
+    try:
+        return numba.jit(cache=CACHE is not None, **OPTIONS)(function)
+    finally:
+        numba.config.CACHE_DIR = before

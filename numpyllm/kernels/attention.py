@@ -1,0 +1,174 @@
+"""Twin of numpyllm.ops.attention: BLAS products over blocks of queries, and one pass over each block for the softmax.
+
+Only the keys that some query of the block sees are multiplied: below the diagonal of a causal mask, within its spans in
+general. A block's scores stay in the cache between the products. Dropout on the probabilities is left to the text.
+"""
+
+import math
+
+import numpy as np
+
+from .. import ops as text
+from ..ops import AttentionCache
+from ..workspace import empty, mark, release
+from ._arrays import any_complex, target
+from ._jit import jit
+from ._math import exp
+
+QUERIES = 64                # queries in a block
+SCORES = 1 << 17            # scores that a block of queries and sequences may have, about: they should stay in the cache
+
+
+@jit
+def _softmax(s, lse, spans, first, low):
+    """Scores (B, H, Q, K) to probabilities, in place, and their log-sum-exp; hidden keys get 0. spans (b, T, M, 2)."""
+    B, H, Q, K = s.shape
+    real = s.dtype.type
+    for b in range(B):
+        of = b if spans.shape[0] > 1 else 0
+        for h in range(H):
+            for i in range(Q):
+                row = s[b, h, i]
+                seen = 0
+                top = -real(np.inf)
+                end = 0
+                for m in range(spans.shape[2]):
+                    start = max(spans[of, first + i, m, 0] - low, end)
+                    stop = min(spans[of, first + i, m, 1] - low, K)
+                    for j in range(start, stop):
+                        top = max(top, row[j])
+                    seen += max(0, stop - start)
+                    end = max(end, stop)
+                if seen == 0:
+                    row[:] = real(0)
+                    lse[b, h, first + i] = -real(np.inf)
+                    continue
+                total = real(0)
+                end = 0
+                for m in range(spans.shape[2]):
+                    start = max(spans[of, first + i, m, 0] - low, end)
+                    stop = min(spans[of, first + i, m, 1] - low, K)
+                    if stop > start:
+                        for j in range(end, start):
+                            row[j] = real(0)
+                        for j in range(start, stop):
+                            e = exp(row[j] - top)
+                            row[j] = e
+                            total += e
+                        end = stop
+                for j in range(end, K):
+                    row[j] = real(0)
+                share = real(1) / total
+                for j in range(K):
+                    row[j] *= share
+                lse[b, h, first + i] = top + np.log(total)
+
+
+@jit
+def _softmax_backward(s, dP, dot, lse, spans, first, low, scale):
+    """Scores to probabilities again (in s), and dP to the gradient of q k^T (in dP)."""
+    B, H, Q, K = s.shape
+    real = s.dtype.type
+    for b in range(B):
+        of = b if spans.shape[0] > 1 else 0
+        for h in range(H):
+            for i in range(Q):
+                row, drow = s[b, h, i], dP[b, h, i]
+                norm, mean = lse[b, h, first + i], dot[b, h, i]
+                end = 0
+                for m in range(spans.shape[2]):
+                    start = max(spans[of, first + i, m, 0] - low, end)
+                    stop = min(spans[of, first + i, m, 1] - low, K)
+                    if stop > start:
+                        for j in range(end, start):
+                            row[j] = real(0)
+                            drow[j] = real(0)
+                        for j in range(start, stop):
+                            p = exp(row[j] - norm)
+                            row[j] = p
+                            drow[j] = p * (drow[j] - mean) * scale
+                        end = stop
+                for j in range(end, K):
+                    row[j] = real(0)
+                    drow[j] = real(0)
+
+
+def _ordered_spans(spans, T, S):
+    """Spans as (1 or B, T, M, 2) within [0, S], each query's in ascending order; None: one interval of all keys."""
+    if spans is None:
+        return np.broadcast_to(np.array([0, S]), (1, T, 1, 2)).copy()
+    spans = np.clip(spans, 0, S).astype(np.int64)
+    spans = spans if spans.ndim == 4 else spans[None]
+    if spans.shape[2] > 1:
+        spans = np.take_along_axis(spans, np.argsort(spans[..., :1], axis=2), axis=2)
+    return np.ascontiguousarray(spans)
+
+
+def _blocks(B, T, H, spans):
+    """(sequences, queries, keys) slices that together cover all work; the last queries come first."""
+    group = max(1, SCORES // (H * min(T, QUERIES) * max(1, int(spans[..., 1].max()))))
+    for b in range(0, B, group):
+        of = spans if spans.shape[0] == 1 else spans[b:b + group]
+        for first in reversed(range(0, T, QUERIES)):
+            block = of[:, first:first + QUERIES]
+            some = block[..., 1] > block[..., 0]
+            low, high = (int(block[..., 0][some].min()), int(block[..., 1][some].max())) if some.any() else (0, 0)
+            yield slice(b, min(B, b + group)), slice(first, min(T, first + QUERIES)), slice(low, high), of
+
+
+def _heads_first(a):
+    return a.transpose(0, 2, 1, 3)
+
+
+def attention_forward(q, k, v, spans=None, *, keep=None, p=0.0):
+    if keep is not None or any_complex(q, k, v):
+        return text.attention_forward(q, k, v, spans, keep=keep, p=p)
+    B, T, H, D = q.shape
+    y, lse = empty((B, T, H, D), q.dtype), empty((B, H, T), q.dtype)
+    ordered = _ordered_spans(spans, T, k.shape[1])
+    q_, k_, v_, y_ = (_heads_first(a) for a in (q, k, v, y))
+    before = mark()
+    scaled = np.multiply(q, 1 / math.sqrt(D), out=empty(q.shape, q.dtype))
+    scaled = _heads_first(scaled)
+    for b, t, s, of in _blocks(B, T, H, ordered):
+        height = mark()
+        scores = empty((b.stop - b.start, H, t.stop - t.start, s.stop - s.start), q.dtype)
+        np.matmul(scaled[b, :, t], k_[b, :, s].swapaxes(-1, -2), out=scores)            # (1)
+        _softmax(scores, lse[b], of, t.start, s.start)                                  # (2) (3)
+        np.matmul(scores, v_[b, :, s], out=y_[b, :, t])                                 # (5)
+        release(height)
+    release(before)
+    return y, AttentionCache(q, k, v, y, lse, spans, None, 0.0)
+
+
+def attention_backward(dy, cache, *, out=None):
+    q, k, v, y, lse, spans, keep, p = cache
+    if keep is not None:
+        return text.attention_backward(dy, cache, out=out)
+    B, T, H, D = q.shape
+    S = k.shape[1]
+    scale = 1 / math.sqrt(D)
+    dq, dk, dv = target(out, 0, like=q), target(out, 1, like=k), target(out, 2, like=v)
+    ordered = _ordered_spans(spans, T, S)
+    q_, k_, v_, y_, dy_, dq_, dk_, dv_ = (_heads_first(a) for a in (q, k, v, y, dy, dq, dk, dv))
+    before = mark()
+    dk[...] = 0
+    dv[...] = 0
+    for b, t, s, of in _blocks(B, T, H, ordered):
+        height = mark()
+        shape = (b.stop - b.start, H, t.stop - t.start, s.stop - s.start)
+        scores, dP = empty(shape, q.dtype), empty(shape, q.dtype)
+        dot = np.einsum("bhqd,bhqd->bhq", dy_[b, :, t], y_[b, :, t])
+        np.matmul(q_[b, :, t], k_[b, :, s].swapaxes(-1, -2), out=scores)                # recomputed: (1) (3)
+        np.multiply(scores, scale, out=scores)
+        np.matmul(dy_[b, :, t], v_[b, :, s].swapaxes(-1, -2), out=dP)                   # (5)
+        _softmax_backward(scores, dP, dot, lse[b], of, t.start, s.start, q.dtype.type(scale))   # (3) (2)
+        part = empty((b.stop - b.start, H, s.stop - s.start, D), q.dtype)
+        np.matmul(scores.swapaxes(-1, -2), dy_[b, :, t], out=part)                      # (5)
+        dv_[b, :, s] += part
+        np.matmul(dP, k_[b, :, s], out=dq_[b, :, t])                                    # (1)
+        np.matmul(dP.swapaxes(-1, -2), q_[b, :, t], out=part)                           # (1)
+        dk_[b, :, s] += part
+        release(height)
+    release(before)
+    return dq, dk, dv

@@ -1,0 +1,51 @@
+"""Twin of numpyllm.ops.embedding: rows are gathered and scattered in one pass, positions added on the way."""
+
+import numpy as np
+
+from .. import ops as text
+from ..ops import EmbeddingCache, TokenPositionCache
+from ..workspace import empty
+from ._arrays import any_complex, target
+from ._jit import jit
+
+
+@jit
+def _gather(y, ids, wte, wpe, start):
+    B, T, C = y.shape
+    for b in range(B):
+        for t in range(T):
+            i = ids[b, t]
+            for c in range(C):
+                y[b, t, c] = wte[i, c] + wpe[start + t, c]
+
+
+@jit
+def _scatter(dwte, dwpe, dy, ids, start):
+    B, T, C = dy.shape
+    real = dy.dtype.type
+    dwpe[:] = real(0)
+    for b in range(B):
+        for t in range(T):
+            i = ids[b, t]
+            for c in range(C):
+                dwte[i, c] += dy[b, t, c]
+                dwpe[start + t, c] += dy[b, t, c]
+
+
+def token_position_forward(ids, wte, wpe, *, start=0):
+    if any_complex(wte, wpe):
+        return text.token_position_forward(ids, wte, wpe, start=start)
+    y = empty((*ids.shape, wte.shape[1]), wte.dtype)
+    _gather(y, ids, wte, wpe, start)
+    return y, TokenPositionCache(EmbeddingCache(ids, wte.shape[0]), start, wpe.shape[0])
+
+
+def token_position_backward(dy, cache, *, out=None, add=False):
+    (ids, n_rows), start, n_positions = cache
+    C = dy.shape[-1]
+    dwte = target(out, 0, like=dy, shape=(n_rows, C))
+    dwpe = target(out, 1, like=dy, shape=(n_positions, C))
+    if not add:
+        dwte[...] = 0
+    _scatter(dwte, dwpe, np.ascontiguousarray(dy), ids, start)
+    return dwte, dwpe

@@ -1,0 +1,32 @@
+"""Twin of numpyllm.ops.linear: the products stay BLAS's, the results go into the workspace."""
+
+import numpy as np
+
+from .. import ops as text
+from ..ops import LinearCache
+from ..workspace import empty
+from ._arrays import any_complex, rows, target
+
+
+def linear_forward(x, w, b=None):
+    if any_complex(x, w, b):
+        return text.linear_forward(x, w, b)
+    y = empty((*x.shape[:-1], w.shape[1]), x.dtype)
+    flat = y.reshape(-1, w.shape[1])
+    np.matmul(rows(x), w, out=flat)
+    if b is not None:
+        np.add(flat, b, out=flat)
+    return y, LinearCache(x, w, b)
+
+
+def linear_backward(dy, cache, *, out=None):
+    x, w, b = cache
+    dy, x_rows = rows(dy), rows(x)
+    db = None
+    if b is not None:
+        db = target(out, 2, like=b)
+        np.add.reduce(dy, axis=0, out=db)
+    dw = np.matmul(x_rows.T, dy, out=target(out, 1, like=w))
+    dx = target(out, 0, like=x)
+    np.matmul(dy, w.T, out=dx.reshape(x_rows.shape))
+    return dx, dw, db

@@ -1,0 +1,111 @@
+"""One training step on several cores: replicas of the model, each with a slice of the batch, a thread and a workspace.
+
+They share the parameters. BLAS is to be held to one thread meanwhile, and kernels are serial: libraries that each bring
+their own threads would fight over the cores (docs/measurements.md). What threads do here is divided up front and summed in
+a fixed order, so the same number of replicas gives the same bits.
+"""
+
+import math
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ..workspace import Workspace
+from .optimizer import clip_scale, square_sums
+
+
+class Replicas:
+    """n replicas of a model, model itself the first of them. With n = 1 everything runs in the calling thread."""
+
+    def __init__(self, model, n=1):
+        self.models = [model] + [model.replica() for _ in range(n - 1)]
+        self.workspaces = [Workspace() for _ in self.models]
+        self._barrier = threading.Barrier(n)
+        self._pool = ThreadPoolExecutor(n - 1, thread_name_prefix="replica") if n > 1 else None
+
+    def __len__(self):
+        return len(self.models)
+
+    def run(self, work):
+        """work(index) in a thread for each replica -> results in order. An exception in one reaches the caller."""
+        self._barrier.reset()
+        others = [self._pool.submit(self._guarded, work, i) for i in range(1, len(self))]
+        results, errors = [], []
+        for get in (lambda: self._guarded(work, 0), *(future.result for future in others)):
+            try:
+                results.append(get())
+            except BaseException as error:
+                errors.append(error)
+        for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+            raise error         # what happened first; those who waited for it only saw the barrier break
+        return results
+
+    def _guarded(self, work, index):
+        try:
+            with self.workspaces[index].activate():
+                return work(index)
+        except BaseException:
+            self._barrier.abort()
+            raise
+
+    def step(self, micro_batches, optimizer, *, lr, grad_clip, draws):
+        """One update from several micro-batches -> mean loss, gradient norm before clipping.
+
+        micro_batches is a list of (ids, targets); draws(micro, rows) makes the Draws for some rows of a micro-batch. If
+        loss or norm is not finite, nothing is updated.
+        """
+        count = max(1, sum(int((targets != -1).sum()) for _, targets in micro_batches))
+        parameters = [model.parameters for model in self.models]
+        squares = [None] * len(self)
+        losses = [0.0] * len(self)
+
+        def work(i):
+            parameters[i].clear_gradients()
+            for micro, (ids, targets) in enumerate(micro_batches):
+                rows = _share(len(ids), i, len(self))
+                if rows.stop > rows.start:
+                    loss, _ = self.models[i].loss_and_gradients(ids[rows], targets[rows], scale=1 / count,
+                                                                draws=draws(micro, (rows.start, len(ids))))
+                    losses[i] += float(loss)
+            parameters[i].settle_gradients()
+            self._barrier.wait()
+            part = optimizer.share(i, len(self))
+            for other in parameters[1:]:
+                np.add(parameters[0].grad[part], other.grad[part], out=parameters[0].grad[part])
+            squares[i] = square_sums(parameters[0].grad[part])
+            self._barrier.wait()
+            norm = math.sqrt(math.fsum(sum(squares, [])))
+            if math.isfinite(norm + sum(losses)):
+                optimizer.update_part(part, lr, clip_scale(norm, grad_clip))
+            return norm
+
+        norm = self.run(work)[0]
+        loss = sum(losses) / count
+        if math.isfinite(norm + loss):
+            optimizer.steps += 1
+        return loss, norm
+
+
+def default_threads(batch_size):
+    """One thread for each physical core that this process may use, but no more than there are sequences."""
+    return max(1, min(physical_cores(), batch_size))
+
+
+def physical_cores():
+    """Cores that this process may run on; two hardware threads of one core count once, where Linux says which they are."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = set()
+    for cpu in usable:
+        try:
+            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
+        except OSError:
+            cores.add(cpu)
+    return len(cores)
+
+
+def _share(n, index, parts):
+    """The index-th of nearly equal parts of n items, as a slice."""
+    return slice(n * index // parts, n * (index + 1) // parts)

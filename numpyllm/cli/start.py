@@ -2,6 +2,7 @@
 
 import hashlib
 
+from ..backend import BACKENDS, load_backend
 from ..data import load_text, split_by_position
 from ..errors import InputError
 from ..inference import generate_text
@@ -12,9 +13,10 @@ from .arguments import config_from
 
 
 def add_run_options(parser, *, out_dir, data_help, data_required=False):
-    """--data --out_dir --resume --overwrite."""
+    """--data --out_dir --backend --resume --overwrite."""
     parser.add_argument("--data", default=None, required=data_required, metavar="PATH", help=data_help)
     parser.add_argument("--out_dir", default=out_dir, metavar="DIR", help="folder of the run")
+    parser.add_argument("--backend", choices=BACKENDS, default="numba", help="Numba's kernels, or plain NumPy")
     parser.add_argument("--resume", action="store_true", help="go on with the run in out_dir")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in out_dir")
 
@@ -45,7 +47,8 @@ def start(args, make_tokenizer, *, sample_prompt="\n", log=print):
     train_text, val_text = split_by_position(text)
     tokenizer = tokenizers.load(tokenizer_path) if args.resume else make_tokenizer(train_text)
     fixed = {} if args.resume else {"vocab_size": tokenizer.n_vocab}
-    model = GPT(config_from(GPTConfig, args, stored=stored["model"], binding=True, **fixed), seed=train_config.seed)
+    model = GPT(config_from(GPTConfig, args, stored=stored["model"], binding=True, **fixed), seed=train_config.seed,
+                ops=load_backend(args.backend))
     train_tokens, val_tokens = (tokenizer.encode_to_numpy(part, disallowed_special=()) for part in (train_text, val_text))
     log(f"{len(text):,} characters, {len(train_tokens):,} tokens to train on, {len(val_tokens):,} to validate, "
         f"vocabulary {tokenizer.n_vocab:,}; {model.n_params():,} parameters")

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import numba
+from numba.core.event import Listener, register, unregister
 
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 OPTIONS = {"nopython": True, "nogil": True, "error_model": "numpy", "fastmath": FASTMATH}
@@ -50,3 +51,25 @@ def jit(function):
         return numba.jit(cache=CACHE is not None, **OPTIONS)(function)
     finally:
         numba.config.CACHE_DIR = before
+
+
+class count_compilations(Listener):
+    """While active: .count kernels were compiled (not loaded from disk); `on_first` is called before the first of them."""
+
+    def __init__(self, on_first):
+        self.on_first, self.count = on_first, 0
+
+    def on_start(self, event):
+        if self.count == 0:
+            self.on_first()
+        self.count += 1
+
+    def on_end(self, event):
+        pass
+
+    def __enter__(self):
+        register("numba:compile", self)
+        return self
+
+    def __exit__(self, *exception):
+        unregister("numba:compile", self)

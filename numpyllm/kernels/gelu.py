@@ -9,7 +9,7 @@ from ..ops import BiasGeluCache
 from ..workspace import empty
 from ._arrays import any_complex, rows, target, writable_rows
 from ._jit import jit
-from ._math import erf, exp, tanh
+from ._math import erfc, exp, sigmoid
 
 SLOPE = math.sqrt(2 / math.pi)
 CUBIC = 0.044715
@@ -21,39 +21,39 @@ DENSITY = 1 / math.sqrt(2 * math.pi)
 def _bias_gelu(y, x, b, exact):
     N, F = x.shape
     real = x.dtype.type
-    slope, cubic, half, one, root_half = real(SLOPE), real(CUBIC), real(0.5), real(1), real(ROOT_HALF)
+    linear, cubic = real(2 * SLOPE), real(2 * SLOPE * CUBIC)
+    half, root_half = real(0.5), real(ROOT_HALF)
     for n in range(N):
         if exact:
             for i in range(F):
                 s = x[n, i] + b[i]
-                y[n, i] = s * half * (one + erf(s * root_half))                         # (1e) (3)
+                y[n, i] = s * half * erfc(-s * root_half)                               # (1e) (3)
         else:
             for i in range(F):
                 s = x[n, i] + b[i]
-                y[n, i] = s * half * (one + tanh(slope * (s + cubic * s * s * s)))      # (1t) (2t) (3)
+                y[n, i] = s * sigmoid(s * (linear + cubic * s * s))                     # (1t) (2t) (3)
 
 
 @jit
 def _bias_gelu_backward(dx, db, dy, x, b, exact):
     N, F = x.shape
     real = x.dtype.type
-    slope, cubic, half, one = real(SLOPE), real(CUBIC), real(0.5), real(1)
-    root_half, density, three_cubic = real(ROOT_HALF), real(DENSITY), real(3 * CUBIC)
+    linear, cubic, three_cubic = real(2 * SLOPE), real(2 * SLOPE * CUBIC), real(6 * SLOPE * CUBIC)
+    half, one, root_half, density = real(0.5), real(1), real(ROOT_HALF), real(DENSITY)
     db[:] = real(0)
     for n in range(N):
         if exact:
             for i in range(F):
                 s = x[n, i] + b[i]
-                phi = half * (one + erf(s * root_half))
-                d = dy[n, i] * (phi + s * density * exp(-half * s * s))                 # (3) (1e)
+                d = dy[n, i] * (half * erfc(-s * root_half) + s * density * exp(-half * s * s))     # (3) (1e)
                 dx[n, i] = d
                 db[i] += d
         else:
             for i in range(F):
                 s = x[n, i] + b[i]
-                t = tanh(slope * (s + cubic * s * s * s))
-                rise = half * (one - t * t) * slope * (one + three_cubic * s * s)       # (2t) (1t)
-                d = dy[n, i] * (half * (one + t) + s * rise)                            # (3)
+                phi = sigmoid(s * (linear + cubic * s * s))
+                rise = phi * (one - phi) * (linear + three_cubic * s * s)               # (2t) (1t)
+                d = dy[n, i] * (phi + s * rise)                                         # (3)
                 dx[n, i] = d
                 db[i] += d
 

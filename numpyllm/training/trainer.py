@@ -16,6 +16,7 @@ from .. import __version__
 from ..data import Batches
 from ..random import Draws
 from .checkpoint import load_checkpoint, restore
+from .compile import compile_kernels
 from .evaluate import evaluate
 from .optimizer import AdamW
 from .replicas import Replicas, default_threads
@@ -74,6 +75,7 @@ class Trainer:
 
     def run(self):
         """Train to max_iters -> True, or False if Ctrl-C ended it; then the step was finished and saved."""
+        compile_kernels(self.model, self.log)
         config, first, started = self.config, self.step, time.perf_counter()
         with _finish_step_on_interrupt() as interrupted, threadpool_limits(1 if len(self.replicas) > 1 else None):
             if self.step == 0:

@@ -1,0 +1,31 @@
+"""Compile all kernels that training needs, in one thread and with a word about it, before replicas begin to share them."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from .. import ops as text
+from ..models import GPT
+from ..random import Draws
+from .optimizer import AdamW
+
+
+def compile_kernels(model, log=print):
+    """Run one step and one evaluation of a toy model with the same choices and ops. Does nothing for the text.
+
+    Sizes are at least two, so that its arrays have the memory layouts of real ones. Compiled code is kept on disk.
+    """
+    if model.ops is text:
+        return
+    from ..kernels._jit import count_compilations
+    started = time.perf_counter()
+    with count_compilations(lambda: log("compiling kernels for this machine (about 20 s, the first time only)")) as compiled:
+        toy = GPT(replace(model.config, n_layer=1, n_head=2, n_embd=4, block_size=3, vocab_size=5), ops=model.ops,
+                  dtype=model.parameters.dtype)
+        ids = np.ones((2, 3), np.int64)
+        toy.loss(ids, ids)
+        toy.loss_and_gradients(ids, ids, draws=Draws(0))
+        AdamW(toy.parameters, toy.ops, beta1=0.9, beta2=0.99, weight_decay=0.1).update(1e-3)
+    if compiled.count:
+        log(f"compiled {compiled.count} kernels in {time.perf_counter() - started:.0f} s")

@@ -1,0 +1,162 @@
+"""Every twin against the text: float64 by the complex step of the text's forward, float32 to its rounding, all pairings."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from strategies import LAYOUTS, freeze, layouts, seeds, sizes
+
+from numpyllm import kernels, ops
+from numpyllm.checks import CASES, LAYERS, MODELS, OPS, Sizes, check_case
+from numpyllm.gradcheck import assert_ok, check_op
+from numpyllm.kernels import _jit, _math
+
+TWINS = sorted(name for name in vars(kernels) if callable(getattr(kernels, name)) and getattr(kernels, name) is not getattr(ops, name, None))
+
+
+def test_there_are_twins_of_the_memory_bound_ops():
+    assert {"layernorm_forward", "residual_layernorm_backward", "bias_gelu_forward", "attention_backward", "adamw_update",
+            "head_loss_forward_backward", "token_position_backward", "dropout_forward"} <= set(TWINS)
+
+
+def some_channels(name, z):
+    """Enough entries for a norm to mean something. A norm of one channel has 1/sqrt(eps) amplify the rounding of what is
+    zero; a single entry of GELU may lie where its slope is."""
+    return z._replace(C=z.C + 1) if "layernorm" in name else z._replace(F=z.F + 16) if "gelu" in name else z
+
+
+@pytest.mark.parametrize("name", OPS)
+@given(z=sizes(), seed=seeds, layout=layouts)
+def test_float64_backward_against_the_complex_step_of_the_text(name, z, seed, layout):
+    """A twin passes complex numbers on to the text: so this is the twin's backward against the text's forward."""
+    case = CASES[name](np.random.default_rng(seed), some_channels(name, z), kernels)
+    inputs = {key: freeze(LAYOUTS[layout](value)) for key, value in case.inputs.items()}
+    assert_ok(check_op(name, case.forward, case.backward, inputs, methods=("complex", "adjoint"), seed=seed))
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *MODELS])
+def test_layers_and_models_on_the_twins(name):
+    assert_ok(check_case(name, ops=kernels, methods=("complex", "adjoint"), seed=2))
+
+
+@pytest.mark.parametrize("forward", ["text", "twin"])
+@pytest.mark.parametrize("backward", ["text", "twin"])
+@pytest.mark.parametrize("name", [name for name in OPS if name != "head_loss, at once"])
+@given(z=sizes(), seed=seeds)
+def test_any_forward_feeds_any_backward(name, forward, backward, z, seed):
+    backends, z = {"text": ops, "twin": kernels}, some_channels(name, z)
+    make = lambda backend, dtype: _cast(CASES[name](np.random.default_rng(seed), z, backends[backend]), dtype)
+    truth = make("text", np.float64)
+    *ys, cache = truth.forward(**truth.inputs)
+    dys = [np.asarray(np.random.default_rng(seed).standard_normal(np.shape(y)))[()] for y in ys]
+    expected = as_tuple(truth.backward(*dys, cache))
+    for dtype, bound in ((np.float64, 1e-12), (np.float32, 1e-5)):
+        first, second = make(forward, dtype), make(backward, dtype)
+        *found, cache = first.forward(**first.inputs)
+        for y, true in zip(found, ys, strict=True):
+            assert y.dtype == dtype and off(y, true) <= bound
+        gradients = as_tuple(second.backward(*[dtype(dy) if np.ndim(dy) == 0 else dy.astype(dtype) for dy in dys], cache))
+        largest = max(np.linalg.norm(g) for g in expected if g is not None)
+        for g, true in zip(gradients, expected, strict=True):
+            assert (g is None) == (true is None)
+            assert g is None or (g.dtype == dtype and off(g, true, floor=0.1 * largest) <= bound)
+
+
+def _cast(case, dtype):
+    return case._replace(inputs={key: value.astype(dtype) for key, value in case.inputs.items()})
+
+
+def off(found, true, floor=0.0):
+    return np.linalg.norm(found - true) / max(np.linalg.norm(true), floor, 1e-2)
+
+
+def as_tuple(gradients):
+    return gradients if isinstance(gradients, tuple) else (gradients,)
+
+
+@pytest.mark.parametrize("T, S, window", [(130, 130, None), (200, 230, None), (150, 150, 20), (70, 70, 1)])
+def test_attention_over_several_blocks(T, S, window):
+    """Lengths beyond one block of queries, causal and through a sliding window."""
+    rng = np.random.default_rng(0)
+    q, dy = rng.standard_normal((2, 2, T, 2, 3))
+    k, v = rng.standard_normal((2, 2, S, 2, 3))
+    spans = ops.causal_spans(T, S)
+    if window:
+        spans[:, 0, 0] = np.maximum(0, spans[:, 0, 1] - window)
+    y, cache = ops.attention_forward(q, k, v, spans)
+    twin, twin_cache = kernels.attention_forward(q, k, v, spans)
+    assert off(twin, y) < 1e-13 and off(twin_cache.lse, cache.lse) < 1e-13
+    expected = ops.attention_backward(dy, cache)
+    largest = max(map(np.linalg.norm, expected))            # with one key a query, dq and dk are zero
+    for g, true in zip(kernels.attention_backward(dy, twin_cache), expected, strict=True):
+        assert off(g, true, floor=0.1 * largest) < 1e-13
+
+
+def test_head_loss_in_turns(monkeypatch):
+    from numpyllm.kernels import cross_entropy
+    rng = np.random.default_rng(0)
+    h, w, targets = rng.standard_normal((3, 5, 4)), rng.standard_normal((7, 4)), rng.integers(-1, 7, (3, 5))
+    expected = ops.head_loss_forward_backward(h, w, targets, 0.3)
+    monkeypatch.setattr(cross_entropy, "LOGITS", 28)
+    for found, true in zip(kernels.head_loss_forward_backward(h, w, targets, 0.3), expected, strict=True):
+        assert off(found, true) < 1e-13
+
+
+@given(seed=seeds)
+def test_adamw_twin(seed):
+    rng = np.random.default_rng(seed)
+    p, g, m = rng.standard_normal((3, 37))
+    a, b = [p.copy(), m.copy(), m * m], [p.copy(), m.copy(), m * m]
+    for step in (1, 2, 30):
+        settings = {"step": step, "lr": 0.1, "weight_decay": 0.3, "scale": 0.7}
+        ops.adamw_update(a[0], g, a[1], a[2], **settings)
+        kernels.adamw_update(b[0], g, b[1], b[2], **settings)
+    assert all(off(y, x) < 1e-14 for x, y in zip(a, b, strict=True))
+
+
+TRUE = {"exp": math.exp, "sigmoid": lambda x: 1 / (1 + math.exp(-x)), "erfc": math.erfc}
+
+
+@pytest.mark.parametrize("function, dtype, low, high, bound", [
+    ("exp", np.float32, -86, 88, 4e-7), ("exp", np.float64, -700, 700, 1e-13), ("sigmoid", np.float32, -85, 90, 1e-6),
+    ("sigmoid", np.float64, -700, 700, 1e-13), ("erfc", np.float32, -9, 6, 1e-5), ("erfc", np.float64, -9, 6, 1e-13)])
+def test_largest_relative_errors_of_the_polynomials(function, dtype, low, high, bound):
+    """The bounds that kernels/_math.py states."""
+    x = np.concatenate([np.linspace(low, high, 200_001), np.linspace(-1, 1, 200_001)]).astype(dtype)
+    found = np.empty_like(x)
+    evaluate(function)(found, x)
+    true = np.array([TRUE[function](float(v)) for v in x])
+    assert (np.abs(found - true) / true).max() < bound
+
+
+def evaluate(function):
+    scalar = getattr(_math, function)
+
+    @_jit.numba.jit(**_jit.OPTIONS)
+    def loop(y, x):
+        for i in range(x.size):
+            y[i] = scalar(x[i])
+    return loop
+
+
+def test_no_float64_variable_in_a_float32_kernel():
+    """One silent promotion halves the speed of a loop. Every kernel that the models use is compiled and its types are read."""
+    for name in (*OPS, "GPT, tied, dropout"):
+        case = CASES[name](np.random.default_rng(0), Sizes(), kernels)
+        if name in OPS:
+            *ys, cache = case.forward(**{key: value.astype(np.float32) for key, value in case.inputs.items()})
+            case.backward(*[np.ones(y.shape, np.float32)[()] for y in ys], cache) if name != "head_loss, at once" else None
+    flat = np.ones(8, np.float32)
+    kernels.adamw_update(flat, flat, flat.copy(), flat.copy(), step=1, lr=0.1)
+    kernels.head_loss_forward_backward(np.ones((2, 3), np.float32), np.ones((4, 3), np.float32), np.array([0, 1]), 0.5)
+    seen = 0
+    for module in list(vars(kernels).values()):
+        for kernel in vars(module).values() if hasattr(module, "__file__") else ():
+            for signature, compiled in getattr(kernel, "overloads", {}).items():
+                if "float32" in str(signature) and "float64" not in str(signature) and compiled.type_annotation is not None:
+                    seen += 1
+                    wide = [variable for variable, kind in compiled.type_annotation.typemap.items()
+                            if str(kind) == "float64" and not variable.startswith("$")]
+                    assert not wide, (kernel.__name__, wide)
+    assert seen >= 10

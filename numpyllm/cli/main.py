@@ -9,6 +9,7 @@ from .arguments import guarded
 
 COMMANDS = {
     "gradcheck": "check every hand-written gradient against numerical ones",
+    "bench": "time a training step, against PyTorch if it is installed",
     "generate": "continue a text with a trained model",
 }
 

@@ -20,44 +20,48 @@ SCORES = 1 << 17            # scores that a block of queries and sequences may h
 
 
 @jit
+def _hide_gaps(row, spans, low):
+    """Put -inf between a query's intervals, so that exp makes 0 of it. row[0] is key `low`; spans (M, 2) ascend."""
+    end = 0
+    for m in range(spans.shape[0]):
+        start, stop = max(spans[m, 0] - low, end), min(spans[m, 1] - low, row.size)
+        if stop > start:
+            row[end:start] = -np.inf
+            end = stop
+    row[end:] = -np.inf
+
+
+@jit
 def _softmax(s, lse, spans, first, low):
-    """Scores (B, H, Q, K) to probabilities, in place, and their log-sum-exp; hidden keys get 0. spans (b, T, M, 2)."""
+    """Scores (B, H, Q, K) to probabilities, in place, and their log-sum-exp. spans (1 or B, T, M, 2).
+
+    Most loops run over whole rows, hidden keys and all: that is faster than to stop at each row's own length.
+    """
     B, H, Q, K = s.shape
+    M = spans.shape[2]
     real = s.dtype.type
+    nothing = -real(np.inf)
     for b in range(B):
         of = b if spans.shape[0] > 1 else 0
         for h in range(H):
             for i in range(Q):
                 row = s[b, h, i]
-                seen = 0
-                top = -real(np.inf)
-                end = 0
-                for m in range(spans.shape[2]):
-                    start = max(spans[of, first + i, m, 0] - low, end)
-                    stop = min(spans[of, first + i, m, 1] - low, K)
-                    for j in range(start, stop):
-                        top = max(top, row[j])
-                    seen += max(0, stop - start)
-                    end = max(end, stop)
-                if seen == 0:
+                start, stop = max(spans[of, first + i, 0, 0] - low, 0), min(spans[of, first + i, M - 1, 1] - low, K)
+                if M > 1:
+                    _hide_gaps(row, spans[of, first + i], low)
+                    start, stop = 0, K
+                top = nothing
+                for j in range(start, stop):
+                    top = max(top, row[j])
+                if top == nothing:
                     row[:] = real(0)
-                    lse[b, h, first + i] = -real(np.inf)
+                    lse[b, h, first + i] = nothing
                     continue
                 total = real(0)
-                end = 0
-                for m in range(spans.shape[2]):
-                    start = max(spans[of, first + i, m, 0] - low, end)
-                    stop = min(spans[of, first + i, m, 1] - low, K)
-                    if stop > start:
-                        for j in range(end, start):
-                            row[j] = real(0)
-                        for j in range(start, stop):
-                            e = exp(row[j] - top)
-                            row[j] = e
-                            total += e
-                        end = stop
-                for j in range(end, K):
-                    row[j] = real(0)
+                for j in range(K):
+                    e = exp(row[j] - top) if start <= j < stop else real(0)
+                    row[j] = e
+                    total += e
                 share = real(1) / total
                 for j in range(K):
                     row[j] *= share
@@ -66,31 +70,27 @@ def _softmax(s, lse, spans, first, low):
 
 @jit
 def _softmax_backward(s, dP, dot, lse, spans, first, low, scale):
-    """Scores to probabilities again (in s), and dP to the gradient of q k^T (in dP)."""
+    """Products q k^T to probabilities again (in s), and dP to the gradient of q k^T (in dP)."""
     B, H, Q, K = s.shape
+    M = spans.shape[2]
     real = s.dtype.type
+    nothing = -real(np.inf)
     for b in range(B):
         of = b if spans.shape[0] > 1 else 0
         for h in range(H):
             for i in range(Q):
                 row, drow = s[b, h, i], dP[b, h, i]
+                start, stop = max(spans[of, first + i, 0, 0] - low, 0), min(spans[of, first + i, M - 1, 1] - low, K)
+                if M > 1:
+                    _hide_gaps(row, spans[of, first + i], low)
+                    start, stop = 0, K
                 norm, mean = lse[b, h, first + i], dot[b, h, i]
-                end = 0
-                for m in range(spans.shape[2]):
-                    start = max(spans[of, first + i, m, 0] - low, end)
-                    stop = min(spans[of, first + i, m, 1] - low, K)
-                    if stop > start:
-                        for j in range(end, start):
-                            row[j] = real(0)
-                            drow[j] = real(0)
-                        for j in range(start, stop):
-                            p = exp(row[j] - norm)
-                            row[j] = p
-                            drow[j] = p * (drow[j] - mean) * scale
-                        end = stop
-                for j in range(end, K):
-                    row[j] = real(0)
-                    drow[j] = real(0)
+                if norm == nothing:
+                    start, stop = 0, 0
+                for j in range(K):
+                    p = exp(row[j] * scale - norm) if start <= j < stop else real(0)
+                    row[j] = p
+                    drow[j] = p * (drow[j] - mean) * scale
 
 
 def _ordered_spans(spans, T, S):
@@ -160,7 +160,6 @@ def attention_backward(dy, cache, *, out=None):
         scores, dP = empty(shape, q.dtype), empty(shape, q.dtype)
         dot = np.einsum("bhqd,bhqd->bhq", dy_[b, :, t], y_[b, :, t])
         np.matmul(q_[b, :, t], k_[b, :, s].swapaxes(-1, -2), out=scores)                # recomputed: (1) (3)
-        np.multiply(scores, scale, out=scores)
         np.matmul(dy_[b, :, t], v_[b, :, s].swapaxes(-1, -2), out=dP)                   # (5)
         _softmax_backward(scores, dP, dot, lse[b], of, t.start, s.start, q.dtype.type(scale))   # (3) (2)
         part = empty((b.stop - b.start, H, s.stop - s.start, D), q.dtype)

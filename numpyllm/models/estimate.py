@@ -27,9 +27,16 @@ def estimate(config, parameters, batch_size):
     """
     L, C, T, V = config.n_layer, config.n_embd, config.block_size, config.vocab_size
     N, item = batch_size * T, parameters.dtype.itemsize
-    dense = 3 * 2 * N * (12 * C * C * L + C * V)
-    attention = (2 + 5) * 2 * N * T * C * L
     kept = N * C * (1 + 2 + 3 + 1 + 1 + 2 * 4) * L + N * 2 * C
     passing = max(3 * N * V, 6 * 4 * N * C)
     return Estimate(parameters.count(), parameters.data.size * item, parameters.grad.size * item,
-                    2 * parameters.n_trainable * item, (kept + passing) * item, dense + attention)
+                    2 * parameters.n_trainable * item, (kept + passing) * item, step_flops(config, batch_size))
+
+
+def step_flops(config, batch_size):
+    """FLOPs of the matrix products of one step; the causal mask is not made use of, so this counts the whole square."""
+    L, C, T, V = config.n_layer, config.n_embd, config.block_size, config.vocab_size
+    N = batch_size * T
+    dense = 3 * 2 * N * (12 * C * C * L + C * V)
+    attention = (2 + 5) * 2 * N * T * C * L
+    return dense + attention

@@ -45,7 +45,7 @@ class Replicas:
 
     def _guarded(self, work, index):
         try:
-            with self.workspaces[index].activate():
+            with self.workspaces[index].activate(), np.errstate(over="ignore", invalid="ignore"):  # the loss will tell
                 return work(index)
         except BaseException:
             self._barrier.abort()

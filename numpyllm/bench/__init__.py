@@ -1,0 +1,1 @@
+"""Validate, then time, against peers where they are installed."""

@@ -1,0 +1,23 @@
+"""The sizes that are timed: GPT with biases and a tied head; batch as many contexts."""
+
+from typing import NamedTuple
+
+from ..models import GPTConfig
+
+
+class Size(NamedTuple):
+    config: GPTConfig
+    batch_size: int
+
+
+def _size(n_layer, n_head, n_embd, block_size, batch_size, vocab_size):
+    return Size(GPTConfig(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, vocab_size=vocab_size), batch_size)
+
+
+SIZES = {
+    "tiny": _size(4, 4, 128, 64, 12, 65),                   # nanoGPT's CPU recipe
+    "baby": _size(6, 6, 384, 256, 8, 65),                   # nanoGPT's small GPU recipe
+    "gpt2-b4t64": _size(12, 12, 768, 64, 4, 50257),         # GPT-2's 124M parameters
+    "gpt2-b4t256": _size(12, 12, 768, 256, 4, 50257),
+}
+LEARNING_RATE, BETAS, WEIGHT_DECAY, CLIP = 3e-4, (0.9, 0.95), 0.1, 1.0

@@ -6,6 +6,7 @@ No dropout, no biases, learning rate 1e-3 to 1e-4 by cosine after 100 steps of w
 clipping at 1. The first 90 % of the text are for training; the last line is the loss over all of the rest.
 """
 
+import shlex
 import sys
 
 from numpyllm.cli.arguments import Parser, guarded
@@ -18,15 +19,19 @@ from numpyllm.training import TrainConfig, evaluate
 
 def main(argv=None):
     parser = Parser(prog="train_shakespeare.py", description="nanoGPT's recipe for Shakespeare on a CPU.")
-    add_run_options(parser, out_dir="out/shakespeare", data_help="the text, such as tinyshakespeare.txt", data_required=True)
+    add_run_options(parser, out_dir="out/shakespeare", data_help="the text, such as tinyshakespeare.txt")
     parser.add_config(GPTConfig, leave_out=("vocab_size",), defaults={"bias": False})
     parser.add_config(TrainConfig)
     args = parser.parse_args(argv)
 
-    trainer, _, _, val_tokens = start(args, CharacterTokenizer.train)
+    if args.data is None and not args.resume:
+        parser.error("--data must name the text")
+    begun = start(args, lambda train_text, text: CharacterTokenizer.train(text))
+    trainer = begun.trainer
     if not trainer.run():
+        print(f"continue with: python examples/train_shakespeare.py --resume --out_dir {shlex.quote(args.out_dir)}")
         return 130
-    windows = consecutive(val_tokens, batch_size=64, block_size=trainer.model.config.block_size)
+    windows = consecutive(begun.val_tokens, batch_size=64, block_size=trainer.model.config.block_size)
     print(f"validation loss {evaluate(trainer.model, windows, trainer.tokenizer.token_byte_lengths).loss:.4f}")
     return 0
 

@@ -8,6 +8,7 @@ What happens, in order: text -> tokenizer -> tokens -> model -> training -> eval
 The run's folder then holds the model, the tokenizer, the metrics and (with matplotlib) a picture.
 """
 
+import shlex
 import sys
 import time
 
@@ -24,7 +25,7 @@ from numpyllm.tokenizer import BytePairTokenizer
 from numpyllm.training import TrainConfig, evaluate
 from numpyllm.training.plot import plot_metrics
 
-PROMPTS = ("The ", "Return a new ", "If the ")
+PROMPTS = ("The", "Return a new", "If the")
 
 
 def main(argv=None):
@@ -34,14 +35,14 @@ def main(argv=None):
     parser.add_config(TrainConfig, defaults={"max_iters": 1000, "learning_rate": 2e-3})
     args = parser.parse_args(argv)
 
-    def make_tokenizer(text):
+    def make_tokenizer(train_text, text):
         print(f"training a tokenizer of {args.vocab_size} tokens")
-        return BytePairTokenizer.train(text, args.vocab_size)
+        return BytePairTokenizer.train(train_text, args.vocab_size)
 
     trainer, val_text, train_tokens, val_tokens = start(args, make_tokenizer, sample_prompt=PROMPTS[0])
     started = time.perf_counter()
     if not trainer.run():
-        print(f"continue with: python examples/train_tiny.py --resume --out_dir {args.out_dir}")
+        print(f"continue with: python examples/train_tiny.py --resume --out_dir {shlex.quote(args.out_dir)}")
         return 130
     print(f"trained in {time.perf_counter() - started:.0f} s")
 
@@ -58,9 +59,9 @@ def main(argv=None):
         print(f"\n> {prompt}{text}")
 
     try:
-        plot_metrics(run.read_metrics(), run.path / "training.png")
-    except InputError as missing:
-        print(f"\nno picture: {missing}")
+        plot_metrics(run.read_metrics(), run.picture_path)
+    except (InputError, OSError) as error:
+        print(f"\nno picture: {error}")
     print(f"\nmodel, tokenizer and metrics are in {run.path}")
 
     ids, targets = trainer.batches(trainer.step)

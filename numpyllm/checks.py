@@ -18,16 +18,19 @@ from .random import Draws
 
 
 class Sizes(NamedTuple):
-    """Prime and pairwise different where nothing forbids it: a swapped axis cannot hide."""
+    """Prime and pairwise different, so that a swapped axis cannot hide; models, which cost more, take SMALL."""
 
     B: int = 2      # batch
-    T: int = 3      # queries
-    S: int = 5      # keys, at least T
-    H: int = 2      # heads
-    D: int = 3      # channels a head
-    C: int = 7      # channels
-    F: int = 11     # hidden width
-    V: int = 13     # vocabulary
+    T: int = 5      # queries
+    S: int = 7      # keys, at least T
+    H: int = 3      # heads
+    D: int = 11     # channels a head
+    C: int = 13     # channels
+    F: int = 17     # hidden width
+    V: int = 19     # vocabulary
+
+
+SMALL = Sizes(B=2, T=3, S=5, H=2, D=3, C=7, F=11, V=13)
 
 
 class Case(NamedTuple):
@@ -128,9 +131,11 @@ def _cross_entropy(rng, z, ops):
 
 def _head_loss(rng, z, ops, at_once=False):
     targets = _targets(rng, z)
-    h, w = rng.standard_normal((z.B, z.T, z.C)), rng.standard_normal((z.V, z.C))
-    backward = (lambda dloss, cache: ops.head_loss_forward_backward(h, w, targets, dloss)[2:]) if at_once else ops.head_loss_backward
-    return Case(lambda h, w: ops.head_loss_forward(h, w, targets)[::2], backward, {"h": h, "w": w})
+    inputs = {"h": rng.standard_normal((z.B, z.T, z.C)), "w": rng.standard_normal((z.V, z.C))}
+    if not at_once:
+        return Case(lambda h, w: ops.head_loss_forward(h, w, targets)[::2], ops.head_loss_backward, inputs)
+    return Case(lambda h, w: (ops.head_loss_forward(h, w, targets)[0], (h, w, targets)),
+                lambda dloss, cache, out=None: ops.head_loss_forward_backward(*cache, dloss, out=out)[2:], inputs)
 
 
 OPS = {
@@ -197,12 +202,9 @@ def _bound_case(rng, make, ops, call, back, x=None):
     return Case(forward, backward, ({} if x is None else {"x": x}) | values)
 
 
-def _layer(make, shape=lambda z: (z.B, z.T, z.H * z.D), **calls):
-    def case(rng, z, ops):
-        call = calls.get("call", lambda layer, x: layer.forward(x))
-        back = calls.get("back", lambda layer, dy, cache: layer.backward(dy, cache))
-        return _bound_case(rng, lambda: make(z), ops, call, back, _spread_rows(rng, *shape(z)))
-    return case
+def _layer(make, shape=lambda z: (z.B, z.T, z.H * z.D), call=lambda layer, x: layer.forward(x),
+           back=lambda layer, dy, cache: layer.backward(dy, cache)):
+    return lambda rng, z, ops: _bound_case(rng, lambda: make(z), ops, call, back, _spread_rows(rng, *shape(z)))
 
 
 def _embedding_layer(rng, z, ops):
@@ -264,8 +266,9 @@ MODELS = {
 CASES = OPS | LAYERS | MODELS
 
 
-def check_case(name, *, methods=("complex",), sizes=Sizes(), seed=0, ops=text):
-    """Rows of numpyllm.gradcheck for one case."""
+def check_case(name, *, methods=("complex",), sizes=None, seed=0, ops=text):
+    """Rows of numpyllm.gradcheck for one case; sizes None: Sizes() for ops, SMALL for layers and models."""
+    sizes = sizes or (Sizes() if name in OPS else SMALL)
     case = CASES[name](np.random.default_rng(seed), sizes, ops)
     return check_op(name, case.forward, case.backward, case.inputs, methods=methods, seed=seed)
 
@@ -278,6 +281,7 @@ def check_model(model, ids, targets, *, seed=0):
     exact, shadow = model.astype(np.float64), model.astype(np.complex128)
     exact.parameters.clear_gradients()
     _, count = exact.loss_and_gradients(ids, targets)
+    exact.parameters.settle_gradients()
 
     def mean_loss(**changed):
         for name, value in changed.items():

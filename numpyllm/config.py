@@ -22,5 +22,5 @@ def require_between(config, low, high, *names):
     """Raise InputError unless low <= field < high for each of these fields (which also refuses NaN)."""
     for name in names:
         value = getattr(config, name)
-        if not low <= value < high:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < high:
             raise InputError(f"{name} must be at least {low:g} and below {high:g}, got {value!r}")

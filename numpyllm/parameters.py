@@ -90,9 +90,9 @@ class Parameters:
 
     def collect(self, name, value):
         """Take in one contribution to a gradient (which may already lie in slot(name))."""
-        target = self._gradients.get(name)
-        if target is None:
+        if not self.specs[name].trainable:
             return
+        target = self._gradients[name]
         if name not in self._unwritten:
             target += value
         elif value is not target:
@@ -124,7 +124,8 @@ class Parameters:
 
 
 def aligned_zeros(size, dtype):
-    """A 1-D array of zeros that begins on a 64-byte boundary, its memory touched (see performance in docs/)."""
+    """A 1-D array of zeros that begins on a 64-byte boundary, its memory touched: fresh pages
+    that a kernel touches first were seen to stay slow."""
     raw = np.empty(size * dtype.itemsize + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     array = raw[start:start + size * dtype.itemsize].view(dtype)

@@ -19,19 +19,18 @@ def generator(seed, name, *, step=0, micro=0, skip=0):
 
 
 class Draws:
-    """The random masks of one micro-batch. rows = (first, all) says which rows of it are computed here: the masks
+    """The random masks of one micro-batch. first_row says where in it the rows begin that are computed here: the masks
     belong to the whole micro-batch, so they do not depend on how it was divided."""
 
-    def __init__(self, seed, *, step=0, micro=0, rows=None):
-        self.seed, self.step, self.micro, self.rows = seed, step, micro, rows
+    def __init__(self, seed, *, step=0, micro=0, first_row=0):
+        self.seed, self.step, self.micro, self.first_row = seed, step, micro, first_row
 
     def keep(self, name, shape, p):
         """Boolean mask of this shape, rows first: False with probability p (to 32 bits), independently."""
         B, *rest = shape
         words = -(-int(np.prod(rest)) // 2)                             # two 32-bit draws a word
         words = -(-words // WORDS_PER_COUNT) * WORDS_PER_COUNT          # a row starts at a count of its own
-        first = self.rows[0] if self.rows else 0
         bits = generator(self.seed, name, step=self.step, micro=self.micro,
-                         skip=first * words // WORDS_PER_COUNT).bit_generator
+                         skip=self.first_row * words // WORDS_PER_COUNT).bit_generator
         draws = bits.random_raw(B * words).astype("<u8").view("<u4").reshape(B, -1)
         return (draws[:, :int(np.prod(rest))] >= np.uint32(p * 2**32)).reshape(shape)

@@ -14,7 +14,7 @@ import pytest
 
 from numpyllm.cli.arguments import guarded
 from numpyllm.cli.main import main as numpyllm_main
-from numpyllm.training import load_checkpoint, newest_checkpoint
+from numpyllm.training import TrainConfig, learning_rate, load_checkpoint, newest_checkpoint
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = ["--n_layer", "1", "--n_head", "2", "--n_embd", "16", "--block_size", "8", "--batch_size", "2", "--eval_iters", "2",
@@ -48,7 +48,7 @@ def test_train_tiny_from_text_to_proven_gradients(text, tmp_path, capsys):
     assert tiny(text, out) == 0
     printed = capsys.readouterr().out
     for part in ("reading", "training a tokenizer of 270 tokens", "step 12/12", "bits per byte", "unigram model", "gzip -9",
-                 "this model", "> The ", "complex step: 16 tensors right"):
+                 "this model", "> The", "complex step: 16 tensors right"):
         assert part in printed
     assert printed.strip().splitlines()[-1].startswith("gradients of the trained model")
     assert {path.name for path in out.iterdir()} - {"training.png"} == {"metrics.jsonl", "step_00000012"}
@@ -66,18 +66,19 @@ def test_generate_continues_a_text_with_the_trained_model(text, tmp_path, capsys
 
 def test_train_shakespeare_is_nanogpts_recipe(text, tmp_path, capsys):
     """All the numbers of config/train_shakespeare_char.py as its README runs it on a CPU."""
-    small = [flag for flag in SMALL]
-    assert guarded(train_shakespeare, ["--data", text, "--out_dir", str(tmp_path / "run"), *small]) == 0
+    assert guarded(train_shakespeare, ["--data", text, "--out_dir", str(tmp_path / "run"), *SMALL]) == 0
     assert capsys.readouterr().out.strip().splitlines()[-1].startswith("validation loss ")
     run = tmp_path / "defaults"
     assert guarded(train_shakespeare, ["--data", text, "--out_dir", str(run), "--max_iters", "1", "--eval_iters", "1"]) == 0
     _, state, _ = load_checkpoint(newest_checkpoint(run))
     model, train = state["model"], state["train"]
+    assert TrainConfig().max_iters == 2000
+    assert learning_rate(TrainConfig(), 100) == 1e-3 and learning_rate(TrainConfig(), 2000) == pytest.approx(1e-4)
     assert {k: model[k] for k in ("n_layer", "n_head", "n_embd", "block_size", "dropout", "bias", "tied")} == {
         "n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "dropout": 0.0, "bias": False, "tied": True}
-    assert {k: train[k] for k in ("batch_size", "learning_rate", "min_lr", "warmup_iters", "beta1", "beta2", "weight_decay",
+    assert {k: train[k] for k in ("batch_size", "learning_rate", "warmup_iters", "beta1", "beta2", "weight_decay",
                                   "grad_clip", "schedule", "gradient_accumulation_steps")} == {
-        "batch_size": 12, "learning_rate": 1e-3, "min_lr": 1e-4, "warmup_iters": 100, "beta1": 0.9, "beta2": 0.99,
+        "batch_size": 12, "learning_rate": 1e-3, "warmup_iters": 100, "beta1": 0.9, "beta2": 0.99,
         "weight_decay": 0.1, "grad_clip": 1.0, "schedule": "cosine", "gradient_accumulation_steps": 1}
 
 
@@ -104,13 +105,17 @@ def test_an_interrupted_run_resumes_to_the_same_bits(text, tmp_path):
 @pytest.mark.parametrize("flags, words", [
     (["--data", "missing.txt"], "cannot read missing.txt: No such file or directory"),
     (["--n_embd", "30", "--n_head", "4"], "n_embd must be divisible by n_head, got n_embd=30 and n_head=4"),
-    (["--block_size", "100000"], "longer than one context"),
+    (["--block_size", "5000"], "longer than one context"),
     (["--max-itres", "5"], "--max_itres is not known: did you mean --max_iters?"),
     (["--frobnicate"], "--frobnicate is not known: --help lists what there is"),
     (["--max_iters", "many"], "argument --max_iters: invalid int value: 'many'"),
     (["--vocab_size", "10"], "vocab_size"),
     (["--resume"], "holds no checkpoint"),
-    (["--learning_rate", "-1"], "learning_rate must be at least 0")])
+    (["--learning_rate", "-1"], "learning_rate must be at least 0"),
+    (["--n_embd", "100000000"], "the sizes must fit into the"),
+    (["--batch_size", "100000000000000"], "the sizes must fit into the"),
+    (["--bias", "maybe"], "must be true or false, got maybe"),
+    (["--data", ""], "got an empty name"), (["--out_dir", ""], "got an empty name")])
 def test_bad_input_is_one_line_and_exit_code_2(text, tmp_path, capsys, flags, words):
     out = tmp_path / "run"
     try:
@@ -122,15 +127,14 @@ def test_bad_input_is_one_line_and_exit_code_2(text, tmp_path, capsys, flags, wo
     assert not out.exists()
 
 
-@pytest.mark.parametrize("content, words", [("", "is empty"), ("too short", "must be longer than one context"),
+@pytest.mark.parametrize("content, words", [("", "is empty"), ("short", "must be longer than one context"),
                                             (b"\xff\xfe", "is no UTF-8 text")])
 def test_bad_texts_are_one_line_and_exit_code_2(tmp_path, capsys, content, words):
     path = tmp_path / "text.txt"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("warnings.warn", lambda *args, **kwargs: None)        # a tokenizer of so little text stays small
-        assert tiny(str(path), tmp_path / "run") == 2
-    assert words in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert tiny(str(path), tmp_path / "run") == 2
+    errors = capsys.readouterr().err
+    assert words in errors and len(errors.splitlines()) == 1 and not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_overwritten_unless_asked(text, tmp_path, capsys):
@@ -138,7 +142,7 @@ def test_a_run_is_not_overwritten_unless_asked(text, tmp_path, capsys):
     assert tiny(text, out) == 0
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert tiny(text, out) == 2
-    assert "is not empty: give --resume" in capsys.readouterr().err
+    assert "is not empty: give --resume to continue that run, --overwrite to replace it" in capsys.readouterr().err
     assert tiny(text, out, "--overwrite", "--n_embd", "15") == 2            # found to be bad before anything is removed
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert tiny(text, out, "--overwrite", "--max_iters", "6") == 0
@@ -181,9 +185,11 @@ def test_diverging_training_is_exit_code_1(text, tmp_path, capsys):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("seed", [1337, 1338, 1339])
-def test_shakespeare_reaches_nanogpts_loss(data_dir, tmp_path, capsys, seed):
-    """nanoGPT printed 1.8857 on 20 random batches; over the whole validation text it must be at most 1.91."""
-    assert guarded(train_shakespeare, ["--data", str(data_dir / "tinyshakespeare.txt"), "--out_dir", str(tmp_path / "run"),
-                                       "--seed", str(seed)]) == 0
-    assert float(capsys.readouterr().out.split()[-1]) < 1.92        # each; the mean of the three is at most 1.91
+def test_shakespeare_reaches_nanogpts_loss(data_dir, tmp_path, capsys):
+    """nanoGPT printed 1.8857 on 20 random batches; over the whole validation text, the mean of three seeds is at most 1.91."""
+    losses = []
+    for seed in (1337, 1338, 1339):
+        assert guarded(train_shakespeare, ["--data", str(data_dir / "tinyshakespeare.txt"), "--out_dir",
+                                           str(tmp_path / str(seed)), "--seed", str(seed)]) == 0
+        losses.append(float(capsys.readouterr().out.split()[-1]))
+    assert sum(losses) / 3 <= 1.91

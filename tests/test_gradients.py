@@ -56,13 +56,14 @@ def test_backward_changes_nothing_and_repeats_to_the_bit(name, z, seed, layout):
     case = drawn_case(name, z, seed, layout)
     *ys, cache = case.forward(**case.inputs)
     freeze(cache)
-    dys = [freeze(np.asarray(np.random.default_rng(seed).standard_normal(np.shape(y)))) for y in ys]
+    rng = np.random.default_rng([seed, 1])
+    dys = [freeze(np.asarray(rng.standard_normal(np.shape(y)))) for y in ys]
     once, again = case.backward(*dys, cache), case.backward(*dys, cache)
     for a, b in zip(as_tuple(once), as_tuple(again), strict=True):
         assert a is None and b is None or a.tobytes() == b.tobytes()
 
 
-@pytest.mark.parametrize("name", [name for name in OPS if name != "head_loss, at once"])
+@pytest.mark.parametrize("name", OPS)
 def test_results_are_written_into_out(name):
     case = CASES[name](np.random.default_rng(0), Sizes(), ops)
     *ys, cache = case.forward(**case.inputs)
@@ -82,16 +83,9 @@ def test_dtype_is_kept(name, dtype):
     *ys, cache = case.forward(**{key: value.astype(dtype) for key, value in case.inputs.items()})
     assert [y.dtype for y in ys] == [dtype] * len(ys)
     assert {a.dtype for a in arrays_in(cache) if a.dtype.kind in "fc"} <= {np.dtype(dtype), dtype(0).real.dtype}
-    if dtype != np.complex128 and name != "head_loss, at once":       # that one is made for float64 values
+    if dtype != np.complex128:
         gradients = case.backward(*[np.ones(y.shape, dtype)[()] for y in ys], cache)
         assert {g.dtype for g in as_tuple(gradients) if g is not None} == {np.dtype(dtype)}
-
-
-def test_head_loss_at_once_keeps_float32():
-    rng = np.random.default_rng(0)
-    h, w = rng.standard_normal((5, 3)).astype(np.float32), rng.standard_normal((7, 3)).astype(np.float32)
-    loss, count, dh, dw = ops.head_loss_forward_backward(h, w, np.arange(5), 0.2)
-    assert count == 5 and {loss.dtype, dh.dtype, dw.dtype} == {np.dtype(np.float32)}
 
 
 def as_tuple(gradients):

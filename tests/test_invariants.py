@@ -145,7 +145,7 @@ def test_micro_batches_accumulate_to_one_batch(k, seed):
 
 def test_dropout_masks_do_not_depend_on_how_the_batch_is_divided():
     whole = Draws(3, step=5, micro=1).keep("a", (6, 5, 7), 0.4)
-    parts = [Draws(3, step=5, micro=1, rows=(first, 6)).keep("a", (2, 5, 7), 0.4) for first in (0, 2, 4)]
+    parts = [Draws(3, step=5, micro=1, first_row=first).keep("a", (2, 5, 7), 0.4) for first in (0, 2, 4)]
     assert np.array_equal(whole, np.concatenate(parts))
     assert not np.array_equal(whole, Draws(3, step=6, micro=1).keep("a", (6, 5, 7), 0.4))
     assert not np.array_equal(whole, Draws(3, step=5, micro=1).keep("b", (6, 5, 7), 0.4))

@@ -65,6 +65,11 @@ def float32_accumulation(dy, cache, *, out=None):
     return dx, (N.T @ dy.reshape(-1, dy.shape[-1]).astype(np.float32)).astype(np.float64), db
 
 
+def cotangent_ignored(dy, cache, *, out=None):
+    """A check whose cotangents happen to be its inputs would not notice."""
+    return ops.attention_backward(cache.q, cache)
+
+
 CONTROLS = {    # case, op that is replaced, its broken form, tensors that must fail, methods that must see it
     "transposed dK": ("attention", "attention_backward", transposed_dk, {"k"}, ALL),
     "dropped mean term": ("layernorm", "layernorm_backward", dropped_mean_term, {"x"}, ALL),
@@ -74,6 +79,7 @@ CONTROLS = {    # case, op that is replaced, its broken form, tensors that must 
     "residual through the norm": ("residual_layernorm", "residual_layernorm_backward", residual_through_the_norm,
                                   {"x", "r", "w", "b"}, ALL),
     "diagonal softmax Jacobian": ("softmax", "softmax_backward", diagonal_softmax_jacobian, {"x"}, ALL),
+    "cotangent ignored": ("attention", "attention_backward", cotangent_ignored, {"q", "k", "v"}, ALL),
     "float32 accumulation": ("linear", "linear_backward", float32_accumulation, {"w"}, ("complex", "adjoint")),
 }
 
@@ -126,6 +132,7 @@ def test_wrong_shape_nan_and_nothing_checked_are_failures():
     x = np.ones(3)
     square = lambda x: (x * x, x)
     assert not check_op("square", square, lambda dy, x: np.ones((1, 3)), {"x": x})[0].ok
+    assert not check_op("square", square, lambda dy, x: np.ones((1, 3)), {"x": x}, methods=("adjoint",))[0].ok
     assert not check_op("square", square, lambda dy, x: np.full(3, np.nan), {"x": x})[0].ok
     with pytest.raises(GradientError, match="nothing was checked"):
         assert_ok([])

@@ -11,8 +11,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from numpyllm import ops
+from numpyllm.data import Batches
 from numpyllm.errors import InputError
 from numpyllm.models import GPT, GPTConfig
+from numpyllm.random import Draws
 from numpyllm.tokenizer import CharacterTokenizer
 from numpyllm.training import (AdamW, RunFolder, TrainConfig, Trainer, TrainingDiverged, checkpoint, clip_scale, evaluate,
                                gradient_norm, learning_rate, load_checkpoint, load_model, newest_checkpoint, trainer)
@@ -20,6 +23,7 @@ from numpyllm.training import (AdamW, RunFolder, TrainConfig, Trainer, TrainingD
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 TOKENIZER = CharacterTokenizer.train(TEXT)
 TOKENS = TOKENIZER.encode_to_numpy(TEXT)
+VAL_TOKENS = np.roll(TOKENS, 500)       # another text, so that nobody takes one for the other
 MODEL = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=TOKENIZER.n_vocab, dropout=0.2)
 TRAIN = TrainConfig(batch_size=4, gradient_accumulation_steps=2, max_iters=12, eval_interval=4, eval_iters=2, log_interval=2,
                     warmup_iters=3, learning_rate=1e-2)
@@ -27,7 +31,7 @@ TRAIN = TrainConfig(batch_size=4, gradient_accumulation_steps=2, max_iters=12, e
 
 def make_trainer(folder=None, *, resume=False, config=TRAIN, model=MODEL, **settings):
     run = None if folder is None else RunFolder(folder, resume=resume)
-    made = Trainer(GPT(model, seed=1), config, TOKENS, TOKENS, TOKENIZER, run=run, **({"log": lambda line: None} | settings))
+    made = Trainer(GPT(model, seed=1), config, TOKENS, VAL_TOKENS, TOKENIZER, run_folder=run, **({"log": lambda line: None} | settings))
     if resume:
         state = made.resume(newest_checkpoint(folder))
         run.open(state["metrics_bytes"])
@@ -115,6 +119,7 @@ def test_resuming_continues_with_the_same_bits(tmp_path, k):
     for _ in range(k):
         first.train_step()
     first.save()
+    first.run_folder.close()
     second = make_trainer(tmp_path / "parts", resume=True)
     assert second.step == k
     assert second.run()
@@ -171,7 +176,7 @@ def test_no_update_from_a_gradient_that_is_no_number():
 def test_checkpoint_round_trip_and_only_the_newest_is_kept(tmp_path):
     made = make_trainer(tmp_path / "run")
     made.run()
-    assert [path.name for path in made.run_folder.checkpoints()] == ["step_00000012"]
+    assert [path.name for path in checkpoint.checkpoints(tmp_path / "run")] == ["step_00000012"]
     folder = newest_checkpoint(tmp_path / "run")
     assert sorted(path.name for path in folder.iterdir()) == ["adam_m.npy", "adam_v.npy", "manifest.json", "params.npy",
                                                               "state.json", "tokenizer.json"]
@@ -186,7 +191,8 @@ def test_checkpoint_round_trip_and_only_the_newest_is_kept(tmp_path):
     (lambda folder: flip(folder / "adam_m.npy"), "damaged"),
     (lambda folder: (folder / "adam_v.npy").unlink(), "no whole checkpoint"),
     (lambda folder: (folder / "manifest.json").write_text("{"), "no valid JSON"),
-    (lambda folder: (folder / "manifest.json").write_text("[1]"), "no whole checkpoint"),
+    (lambda folder: (folder / "manifest.json").write_text("[1]"), "manifest must list"),
+    (lambda folder: (folder / "manifest.json").write_text("{}"), "manifest must list params.npy, state.json"),
     (lambda folder: (folder / "state.json").write_text("{}"), "damaged")])
 def test_damaged_checkpoints_are_refused(tmp_path, damage, words):
     made = make_trainer(tmp_path / "run")
@@ -205,9 +211,98 @@ def flip(path):
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     make_trainer(tmp_path / "run").run()
-    with pytest.raises(InputError, match=r"params.npy must have shape \(\d+,\) for this model"):
+    with pytest.raises(InputError, match="must hold the parameters of this model"):
         make_trainer(tmp_path / "run", resume=True, model=replace(MODEL, n_embd=32))
 
+
+def forge(run, *, arrays=(), state=()):
+    """Change a checkpoint and make its manifest fit again: (name, array) pairs, and (key, value) pairs of its state."""
+    folder = newest_checkpoint(run)
+    for name, array in arrays:
+        np.save(folder / name, array)
+    held = json.loads((folder / "state.json").read_text()) | dict(state)
+    (folder / "state.json").write_text(json.dumps({k: v for k, v in held.items() if v != "gone"}))
+    (folder / "manifest.json").write_text(json.dumps({path.name: {"bytes": path.stat().st_size, "sha256": checkpoint._sha256(path)}
+                                                      for path in folder.iterdir() if path.name != "manifest.json"}))
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"arrays": [("params.npy", np.zeros(3, np.float32))]}, "params.npy must have shape"),
+    ({"arrays": [("params.npy", np.zeros(1, np.complex64))]}, "params.npy must have shape"),
+    ({"arrays": [("params.npy", np.full(1, np.nan, np.float32))]}, "must hold finite numbers only|must have shape"),
+    ({"arrays": [("params.npy", np.array(["a"]))]}, "params.npy must have shape"),
+    ({"state": [("step", -1)]}, "must hold step as int, got -1"), ({"state": [("step", None)]}, "must hold step as int"),
+    ({"state": [("model", "gone")]}, "must hold model as dict"), ({"state": [("model", {"n_layers": 3})]}, "describes no GPTConfig"),
+    ({"state": [("metrics_bytes", 1.5)]}, "must hold metrics_bytes as int")])
+def test_forged_checkpoints_are_refused(tmp_path, change, words):
+    made = make_trainer(tmp_path / "run")
+    made.train_step()
+    made.save()
+    forge(tmp_path / "run", **change)
+    with pytest.raises(InputError, match=words):
+        load_model(tmp_path / "run")
+
+
+def test_parameters_that_are_no_numbers_are_refused(tmp_path):
+    made = make_trainer(tmp_path / "run")
+    made.save()
+    broken = made.model.parameters.data.copy()
+    broken[5] = np.inf
+    forge(tmp_path / "run", arrays=[("params.npy", broken)])
+    with pytest.raises(InputError, match="must hold finite numbers only"):
+        load_model(tmp_path / "run")
+
+
+def test_a_step_is_what_its_parts_say():
+    """Batches, draws, accumulation, norm, clipping, schedule and update, put together by hand: the same bits."""
+    config = replace(TRAIN, beta1=0.8, beta2=0.95, weight_decay=0.3, grad_clip=0.5, threads=1, min_lr=1e-3)
+    made, model = make_trainer(config=config), GPT(MODEL, seed=1)
+    m, v = np.zeros((2, model.parameters.n_trainable), np.float32)
+    batches = Batches(TOKENS, batch_size=4, block_size=8, seed=config.seed)
+    for step in range(5):
+        result = made.train_step()
+        model.parameters.clear_gradients()
+        total = 0.0
+        for micro in (0, 1):
+            ids, targets = batches(step, micro)
+            loss, _ = model.loss_and_gradients(ids, targets, scale=1 / 64, draws=Draws(config.seed, step=step, micro=micro))
+            total += float(loss)
+        grad = model.parameters.grad
+        norm = gradient_norm(grad)
+        cut = model.parameters.n_decayed
+        for part, decay in ((slice(0, cut), 0.3), (slice(cut, None), 0.0)):
+            ops.adamw_update(model.parameters.data[part], grad[part], m[part], v[part], step=step + 1,
+                             lr=learning_rate(config, step), beta1=0.8, beta2=0.95, weight_decay=decay, scale=0.5 / norm)
+        assert norm > 0.5 and result.loss == total / 64 and result.grad_norm == norm and result.lr == learning_rate(config, step)
+        assert made.model.parameters.data.tobytes() == model.parameters.data.tobytes()
+
+
+def test_evaluation_is_on_the_validation_text_the_same_batches_each_time():
+    made = make_trainer()
+    batches = [Batches(VAL_TOKENS, batch_size=4, block_size=8, seed=TRAIN.seed, name="validation")(i) for i in (0, 1)]
+    assert made.evaluate() == made.evaluate() == evaluate(made.model, batches, TOKENIZER.token_byte_lengths)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_replicas_give_one_batchs_gradient_to_rounding_and_the_same_bits_twice(n):
+    one, many, again = (make_trainer(config=replace(TRAIN, threads=threads)) for threads in (1, n, n))
+    for made in (one, many, again):
+        for _ in range(3):
+            made.train_step()
+    assert len(many.replicas) == n
+    assert many.model.parameters.data.tobytes() == again.model.parameters.data.tobytes()
+    difference = np.linalg.norm(many.model.parameters.data - one.model.parameters.data)
+    assert 0 < difference < 1e-4 * np.linalg.norm(one.model.parameters.data)
+
+
+def test_an_exception_in_a_replica_reaches_the_caller_and_the_next_step_works():
+    made = make_trainer(config=replace(TRAIN, threads=2))
+    broken = made.replicas.models[1]
+    whole, broken.loss_and_gradients = broken.loss_and_gradients, None
+    with pytest.raises(TypeError, match="not callable"):
+        made.train_step()
+    broken.loss_and_gradients = whole
+    assert made.train_step().loss > 0
 
 @pytest.mark.parametrize("fault", ["write", "fsync", "rename"])
 def test_a_failing_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path, monkeypatch, fault):
@@ -234,20 +329,47 @@ def test_run_folder_protects_what_is_there(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "mine.txt").write_text("precious")
-    with pytest.raises(InputError, match="is not empty: give --resume .* --overwrite"):
+    with pytest.raises(InputError, match="is not empty: give --overwrite to replace"):
         RunFolder(run)
     with pytest.raises(InputError, match="holds no checkpoint"):
         RunFolder(run, resume=True)
     with pytest.raises(InputError, match="give one of them"):
         RunFolder(run, resume=True, overwrite=True)
-    with pytest.raises(InputError, match="is a file"):
+    with pytest.raises(InputError, match="is no folder"):
         RunFolder(run / "mine.txt")
     (run / "metrics.jsonl").write_text("{}\n")
+    for name in ("step_by_step", "step_00000012_best", "step_00000007"):
+        (run / name).mkdir()
+        (run / name / "mine").write_text("precious")
+    (run / "holiday.png").write_text("precious")
     folder = RunFolder(run, overwrite=True)
     assert (run / "metrics.jsonl").read_text() == "{}\n"          # untouched until it is opened
     folder.open()
-    assert (run / "mine.txt").read_text() == "precious" and (run / "metrics.jsonl").read_text() == ""
+    mine = [run / "mine.txt", run / "holiday.png", *(run / name / "mine" for name in ("step_by_step", "step_00000012_best"))]
+    assert all(path.read_text() == "precious" for path in mine) and (run / "metrics.jsonl").read_text() == ""
+    assert (run / "step_00000007" / "mine").exists()                # it has no manifest: no checkpoint of ours
+    with pytest.raises(InputError, match="in use by another run"):
+        RunFolder(run, overwrite=True).open()
+    folder.close()
+    RunFolder(run, overwrite=True).open().close()
 
+
+def test_a_folder_that_was_filled_meanwhile_is_not_cleared(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").write_text("precious")
+    with pytest.raises(InputError, match="is not empty"):
+        folder.open()
+
+
+@pytest.mark.parametrize("path, words", [("", "an empty name"), ("file/run", "no folder that can be written"),
+                                         ("whole", "is a checkpoint, not a run")])
+def test_folders_that_cannot_be_used_are_refused_at_once(tmp_path, path, words):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match=words):
+        RunFolder(path and tmp_path / path, resume=path == "whole")
 
 def test_metrics_are_one_object_a_line(tmp_path):
     run = RunFolder(tmp_path / "run").open()

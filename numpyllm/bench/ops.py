@@ -37,7 +37,7 @@ def bench_ops(size_name, *, seconds, log):
             if len(steps) == 3:
                 spent.clear()
             before = time.perf_counter()
-            replicas.step([batch], optimizer, lr=LEARNING_RATE, grad_clip=CLIP, draws=lambda micro, rows: None)
+            replicas.step([batch], optimizer, lr=LEARNING_RATE, grad_clip=CLIP, draws=lambda micro, row: None)
             steps.append(time.perf_counter() - before)
     measured = len(steps) - 3
     log(f"one thread, {ceiling:.0f} GF/s sgemm, {bandwidth:.0f} GB/s; milliseconds a step")

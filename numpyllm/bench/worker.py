@@ -28,7 +28,7 @@ def numpyllm_step(size, threads):
     replicas = Replicas(model, min(threads, size.batch_size))
     threadpool_limits(1 if len(replicas) > 1 else threads)
     batch = random_batch(size)
-    return lambda: replicas.step([batch], optimizer, lr=LEARNING_RATE, grad_clip=CLIP, draws=lambda micro, rows: None)
+    return lambda: replicas.step([batch], optimizer, lr=LEARNING_RATE, grad_clip=CLIP, draws=lambda micro, row: None)
 
 
 def torch_step(size, threads, *, compiled=False, bf16=False):

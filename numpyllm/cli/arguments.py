@@ -3,12 +3,14 @@
 import argparse
 import difflib
 import errno
+import os
 import sys
 import warnings
 from dataclasses import fields
 from typing import get_args
 
 from ..errors import InputError
+from ..gradcheck import GradientError
 from ..training.trainer import TrainingDiverged
 
 
@@ -16,7 +18,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that answers an unknown flag with the nearest known one, in one line."""
 
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+        super().__init__(*args, allow_abbrev=False, formatter_class=_Help, **kwargs)
 
     def add_config(self, config_class, *, leave_out=(), defaults=None):
         """A flag for each field of a config class made with numpyllm.config.option; `defaults` replace the class's."""
@@ -25,12 +27,15 @@ class Parser(argparse.ArgumentParser):
             if field.name in leave_out:
                 continue
             kind = next((t for t in get_args(field.type) if t is not type(None)), field.type)
-            how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind, "metavar": kind.__name__}
-            group.add_argument(f"--{field.name}", help=field.metadata["help"],
-                               default=(defaults or {}).get(field.name, field.default), **how)
+            what = {"help": field.metadata["help"], "default": (defaults or {}).get(field.name, field.default)}
+            if kind is bool:
+                group.add_argument(f"--{field.name}", type=_boolean, nargs="?", const=True, metavar="true|false", **what)
+                group.add_argument(f"--no_{field.name}", dest=field.name, action="store_false", help=argparse.SUPPRESS)
+            else:
+                group.add_argument(f"--{field.name}", type=kind, metavar=kind.__name__, **what)
 
     def parse_args(self, args=None, namespace=None):
-        args = [_with_underscores(arg) for arg in (sys.argv[1:] if args is None else args)]
+        args = [self._with_underscores(arg) for arg in (sys.argv[1:] if args is None else args)]
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
             near = difflib.get_close_matches(unknown[0].split("=")[0], self._option_string_actions, n=1)
@@ -43,51 +48,76 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
+    def _with_underscores(self, arg):
+        """--max-iters=5 is --max_iters=5, and a slip such as --max-itres is --max_itres; a text that begins with -- stays."""
+        flag, equals, value = arg.partition("=")
+        return flag.replace("-", "_").replace("__", "--", 1) + equals + value if flag.startswith("--") and " " not in flag else arg
 
-def config_from(config_class, args, *, stored=None, binding=False, **replaced):
+
+class _Help(argparse.HelpFormatter):
+    """Help that names defaults, but not the lack of one."""
+
+    def _get_help_string(self, action):
+        shown = action.default not in (None, argparse.SUPPRESS, False) and action.option_strings and "(default" not in action.help
+        return action.help + f" (default: {action.default!r})" if shown else action.help
+
+
+def at_least(low):
+    """An argparse type: a whole number of at least `low`."""
+    def whole(text):
+        value = int(text)
+        if value < low:
+            raise argparse.ArgumentTypeError(f"must be at least {low}, got {value}")
+        return value
+    whole.__name__ = "int"
+    return whole
+
+
+def _boolean(text):
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text}")
+    return text.lower() == "true"
+
+
+def config_from(config_class, args, *, stored=None, binding=(), **replaced):
     """A config from parsed flags, with some fields `replaced`. Raises InputError as the class does.
 
-    stored, the fields of a run that is being resumed, stands in for the flags that were not given; if it is binding, a
-    given flag that differs is an InputError.
+    stored, the fields of a run that is being resumed, stands in for the flags that were not given; a given flag that
+    differs in one of the `binding` fields is an InputError.
     """
     flags = {field.name: getattr(args, field.name) for field in fields(config_class) if hasattr(args, field.name)}
-    if stored is None:
-        return config_class(**(flags | replaced))
-    given = {name: value for name, value in flags.items() if name in args.given}
-    for name, value in given.items():
-        if binding and value != stored[name]:
-            raise InputError(f"the run to resume has {name}={stored[name]}, got --{name} {value}: leave the flag out, or "
+    given = flags if stored is None else {name: value for name, value in flags.items() if name in args.given}
+    for name in binding:
+        if name in given and given[name] != stored[name]:
+            raise InputError(f"the run to resume has {name}={stored[name]}, got --{name} {given[name]}: leave the flag out, or "
                              "train into another --out_dir")
-    return config_class(**(stored | given))
+    return config_class(**((stored or {}) | given | replaced))
 
 
 def guarded(main, argv=None):
     """Run a command's main -> exit code: what it returns, 2 for bad input and files, 1 for failed training, 130 for Ctrl-C."""
     warnings.showwarning = lambda message, *place: print(f"numpyllm: note: {message}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):      # any text can be printed anywhere, and a log shows line by line
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
-        return main(argv) or 0
+        code = main(argv) or 0
+        sys.stdout.flush()
+        return code
     except InputError as error:
         message, code = str(error), 2
-    except TrainingDiverged as error:
+    except MemoryError as error:
+        message, code = f"these sizes need more memory than there is ({error}): choose smaller ones", 2
+    except (TrainingDiverged, GradientError) as error:
         message, code = str(error), 1
-    except BrokenPipeError:
-        sys.stderr.close()      # the reader of our output has gone: nothing to say, nobody to say it to
+    except BrokenPipeError:     # the reader of our output has gone: nothing to say, nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         what = "no space left for" if full else f"{error.strerror or error}:"
-        message, code = f"{what} {error.filename or 'the output'}{': free some, then --resume' if full else ''}", 2
+        message, code = f"{what} {error.filename or 'the output'}", 2
     except KeyboardInterrupt:
         message, code = "interrupted", 130
     print(f"numpyllm: error: {message}", file=sys.stderr)
     return code
-
-
-def _with_underscores(arg):
-    """--max-iters=5 is --max_iters=5; --no-bias stays, for argparse spells it so."""
-    if not arg.startswith("--"):
-        return arg
-    flag, equals, value = arg[2:].partition("=")
-    negated = flag.startswith(("no-", "no_"))
-    flag = flag[3:] if negated else flag
-    return "--" + ("no-" if negated else "") + flag.replace("-", "_") + equals + value

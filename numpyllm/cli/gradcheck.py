@@ -2,10 +2,10 @@
 
 import json
 
-from ..checks import CASES, LAYERS, MODELS, OPS, check_case
+from ..checks import CASES, check_case
 from ..errors import InputError
 from ..gradcheck import TOLERANCE
-from .arguments import Parser
+from .arguments import Parser, at_least
 
 METHODS = {"complex": ("complex",), "central": ("central",), "both": ("complex", "central")}
 
@@ -16,12 +16,12 @@ def main(argv=None):
                     f"{TOLERANCE['central']:g}. Exit code 1 if one fails.")
     parser.add_argument("--op", default=None, metavar="NAME", help="only cases whose name begins with this (such as attention)")
     parser.add_argument("--method", choices=METHODS, default="complex", help="numerical method")
-    parser.add_argument("--seed", type=int, default=0, help="for values and cotangents")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="for values and cotangents")
     parser.add_argument("--json", action="store_true", help="one array of objects instead of a table")
     args = parser.parse_args(argv)
     chosen = [name for name in CASES if args.op is None or name.lower().startswith(args.op.lower())]
     if not chosen:
-        known = dict.fromkeys(name.split(",")[0] for name in (*OPS, *LAYERS, *MODELS))
+        known = dict.fromkeys(name.split(",")[0] for name in CASES)
         raise InputError(f"no op is called {args.op}: there are {', '.join(known)}")
     rows = []
     if not args.json:
@@ -40,5 +40,5 @@ def main(argv=None):
         print(json.dumps([{key: getattr(row, key) for key in keys} for row in rows], indent=1))
     else:
         worst = max(rows, key=lambda row: row.error / TOLERANCE[row.method])
-        print(f"{len(rows)} tensors, {failed} failed; largest error {worst.error:.1e} ({worst.op}: {worst.tensor}, {worst.method})")
+        print(f"{len(rows)} checks, {failed} failed; largest error {worst.error:.1e} ({worst.op}: {worst.tensor}, {worst.method})")
     return 1 if failed else 0

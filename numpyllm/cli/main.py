@@ -5,6 +5,7 @@ import importlib
 import sys
 
 from .. import __version__
+from ..errors import InputError
 from .arguments import guarded
 
 COMMANDS = {
@@ -16,7 +17,10 @@ COMMANDS = {
 
 def main(argv=None):
     """Run a command -> exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    return guarded(_main, sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv):
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: numpyllm COMMAND [options]\n\n" + "\n".join(f"  {name:12}{what}" for name, what in COMMANDS.items())
               + "\n\nnumpyllm COMMAND --help tells the options of a command.")
@@ -26,7 +30,5 @@ def main(argv=None):
         return 0
     if argv[0] not in COMMANDS:
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-        print(f"numpyllm: error: {argv[0]} is no command: {hint}", file=sys.stderr)
-        return 2
-    return guarded(importlib.import_module(f".{argv[0]}", __package__).main, argv[1:])
+        raise InputError(f"{argv[0]} is no command: " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"))
+    return importlib.import_module(f".{argv[0]}", __package__).main(argv[1:])

@@ -55,9 +55,11 @@ def load_text(source=None):
     """
     if source is None:
         return embedded_text()
+    if not str(source):
+        raise InputError("a text must be named, got an empty name: leave --data out for the embedded corpus")
     source = Path(source)
     if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.suffix in TEXT_SUFFIXES and path.is_file())
+        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in TEXT_SUFFIXES and path.is_file())
         if not files:
             raise InputError(f"{source} holds no text files ({' '.join(sorted(TEXT_SUFFIXES))}): name a file or another folder")
     else:
@@ -70,7 +72,7 @@ def load_text(source=None):
 
 def _read(path):
     try:
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8-sig")       # without a byte order mark
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}): "
                          "convert it to UTF-8") from None

@@ -30,7 +30,8 @@ def token_probabilities(logits, *, temperature=1.0, top_k=None, top_p=None):
     order = np.argsort(-logits, axis=-1, kind="stable")                             # likeliest first
     if temperature == 0:
         top_k, temperature = 1, 1.0
-    ranked = np.take_along_axis(logits, order, axis=-1) / temperature
+    ranked = np.take_along_axis(logits, order, axis=-1)
+    ranked = (ranked - ranked[:, :1]) / temperature                                 # 0 first: no temperature overflows it
     if top_k is not None:
         ranked[:, top_k:] = -np.inf
     p, _ = softmax_forward(ranked)

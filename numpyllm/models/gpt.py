@@ -119,7 +119,7 @@ class GPT(Layer):
 
     def estimate(self, batch_size) -> Estimate:
         """Memory and FLOPs of a training step with this batch size, without running it."""
-        return estimate(self.config, self.parameters, batch_size)
+        return estimate(self.config, batch_size, itemsize=self.parameters.dtype.itemsize)
 
     def _trunk(self, ids, draws):
         """Everything below the head: ids (B, T) -> h (B, T, C), cache."""

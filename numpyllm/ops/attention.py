@@ -37,7 +37,7 @@ def attention_forward(q, k, v, spans=None, *, keep=None, p=0.0):
     lse = _log_sum_exp(s)                                       # (2)  (B, H, T)
     P = _probabilities(s, lse)                                  # (3)  (B, H, T, S)
     if keep is not None:
-        P = P * keep * (1 / (1 - float(p)))                           # (4)
+        P = P * (keep * q.dtype.type(1 / (1 - p)))              # (4)
     y = _heads_last(P @ _heads_first(v))                        # (5)  (B, T, H, D)
     return y, AttentionCache(q, k, v, y, lse, spans, keep, p)
 
@@ -51,12 +51,16 @@ def attention_backward(dy, cache, *, out=None):
     q, k, v, y, lse, spans, keep, p = cache
     scale = 1 / math.sqrt(q.shape[-1])
     P = _probabilities(_scores(q, k, spans), lse)               # recomputed: (1) and (3)
-    dropped = 1 if keep is None else keep * q.dtype.type(1 / (1 - p))
     dy_, q_, k_, v_ = (_heads_first(a) for a in (dy, q, k, v))  # (B, H, T or S, D)
     dot = _heads_first((dy * y).sum(axis=-1, keepdims=True))    # (B, H, T, 1)
 
-    dv = _transpose(P * dropped) @ dy_                          # (5)
-    dP = (dy_ @ _transpose(v_)) * dropped                       # (5) (4)
+    dP = dy_ @ _transpose(v_)                                   # (5)
+    if keep is None:
+        dv = _transpose(P) @ dy_                                # (5)
+    else:
+        m = keep * q.dtype.type(1 / (1 - p))
+        dv = _transpose(P * m) @ dy_                            # (5)
+        dP = dP * m                                             # (4)
     ds = P * (dP - dot)                                         # (3) (2)
     dq = (ds @ k_) * scale                                      # (1)
     dk = _transpose(ds) @ (q_ * scale)                          # (1)

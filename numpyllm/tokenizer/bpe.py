@@ -104,7 +104,7 @@ class BytePairTokenizer(Tokenizer):
                     counted.update(split(untrained._compiled, stretch))
         merges = learn_merges({piece.encode("utf-8"): number for piece, number in counted.items()}, limit,
                               min_frequency=min_frequency, progress=progress)
-        tokens = single_bytes
+        tokens = list(single_bytes)
         for left, right in merges:
             tokens.append(tokens[left] + tokens[right])
         trained = cls(_numbered(tokens), pattern, numbered(untrained.special_tokens, len(tokens)))

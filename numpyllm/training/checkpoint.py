@@ -11,6 +11,7 @@ It is written into a temporary folder beside it, which is renamed when every byt
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -21,14 +22,18 @@ from .. import tokenizer as tokenizers
 from ..errors import InputError
 from ..models import GPT, GPTConfig
 
+CHECKPOINT = "step_{:08d}"      # name of the folder, by the number of steps taken
+STATE = {"step": int, "model": dict, "train": dict, "facts": dict, "layout": dict, "metrics_bytes": int}
+
 
 def save_checkpoint(folder, arrays, state, tokenizer):
-    """Write a checkpoint. Raises OSError (disk full, say) with nothing left behind and nothing old touched.
+    """Write a checkpoint. Raises OSError or InputError (disk full, say) with nothing left behind and nothing old touched.
 
     arrays maps names to 1-D arrays, state is what json can hold, tokenizer has save(path).
     """
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    replaced = temporary.with_suffix(".old")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -41,7 +46,6 @@ def save_checkpoint(folder, arrays, state, tokenizer):
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
         for path in (*temporary.iterdir(), temporary):
             _sync(path)
-        replaced = temporary.with_suffix(".old")
         if folder.exists():
             os.rename(folder, replaced)
         os.rename(temporary, folder)
@@ -49,6 +53,8 @@ def save_checkpoint(folder, arrays, state, tokenizer):
         shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not folder.exists():
+            os.rename(replaced, folder)
         raise
 
 
@@ -57,39 +63,59 @@ def load_checkpoint(folder):
     folder = Path(folder)
     manifest = _read_json(folder / "manifest.json")
     try:
+        missing = {"params.npy", "state.json", "tokenizer.json"} - set(manifest)
+        if missing:
+            raise InputError(f"{folder} is no whole checkpoint: its manifest must list {', '.join(sorted(missing))}")
         for name, expected in manifest.items():
-            path = folder / name
+            path = folder / Path(name).name
             if path.stat().st_size != expected["bytes"] or _sha256(path) != expected["sha256"]:
-                raise InputError(f"{path} is damaged (its SHA-256 is not the manifest's): use an older checkpoint")
-        arrays = {path.stem: np.load(path, allow_pickle=False) for path in sorted(folder.glob("*.npy")) if path.name in manifest}
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{folder} is no whole checkpoint ({error}): use an older one") from None
-    return arrays, _read_json(folder / "state.json"), folder / "tokenizer.json"
+                raise InputError(f"{path} is damaged (its size and SHA-256 must be the manifest's): restore it from a copy, or "
+                                 "train anew")
+        arrays = {Path(name).stem: _read_array(folder / name) for name in manifest if name.endswith(".npy")}
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder} is no whole checkpoint ({error}): restore it from a copy, or train anew") from None
+    state = _read_json(folder / "state.json")
+    for key, kind in STATE.items():
+        value = state.get(key) if isinstance(state, dict) else None
+        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
+            raise InputError(f"{folder / 'state.json'} must hold {key} as {kind.__name__}, got {value!r}")
+    return arrays, state, folder / "tokenizer.json"
 
 
 def restore(folder, arrays, targets):
-    """Copy arrays of a checkpoint into arrays of the same names; InputError where one is missing or of another shape."""
+    """Copy arrays of a checkpoint into arrays of the same names. InputError where they do not fit or hold no numbers."""
     for name, target in targets.items():
-        if name not in arrays or arrays[name].shape != target.shape:
-            found = arrays[name].shape if name in arrays else "missing"
-            raise InputError(f"{folder}: {name}.npy must have shape {target.shape} for this model, it is {found}: "
-                             "use the sizes that the run began with")
+        found = arrays[name] if name in arrays else np.empty(0)
+        if found.shape != target.shape or found.dtype != target.dtype:
+            raise InputError(f"{folder}: {name}.npy must have shape {target.shape} and type {target.dtype} for this model, it has "
+                             f"{found.shape} and {found.dtype}: use the sizes that the run began with")
+        if not np.isfinite(found).all():
+            raise InputError(f"{folder}: {name}.npy must hold finite numbers only: use another checkpoint")
+    for name, target in targets.items():
         target[...] = arrays[name]
+
+
+def make_config(config_class, values, folder):
+    """A config from the fields that a checkpoint holds. InputError where they are not those of this version."""
+    try:
+        return config_class(**values)
+    except TypeError as error:
+        raise InputError(f"{folder / 'state.json'} describes no {config_class.__name__} of this version ({error})") from None
 
 
 def load_model(run, *, ops=text):
     """The newest model of a run's folder (or a checkpoint's) -> GPT, tokenizer, state. Raises InputError."""
     folder = newest_checkpoint(run)
     arrays, state, tokenizer_path = load_checkpoint(folder)
-    try:
-        config = GPTConfig(**state["model"])
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{folder / 'state.json'} describes no model of this version ({error})") from None
-    model = GPT(config, ops=ops)
+    model = GPT(make_config(GPTConfig, state["model"], folder), ops=ops)
     restore(folder, arrays, {"params": model.parameters.data})
     return model, tokenizers.load(tokenizer_path), state
+
+
+def checkpoints(run):
+    """The checkpoint folders in a run's folder, oldest first. What else begins with step_ is the user's."""
+    return sorted(path for path in Path(run).glob("step_*") if re.fullmatch(r"step_\d{8}", path.name)
+                  and path.is_dir() and not path.is_symlink() and (path / "manifest.json").is_file())
 
 
 def newest_checkpoint(run):
@@ -97,10 +123,12 @@ def newest_checkpoint(run):
 
     Raises InputError if there is none.
     """
+    if not str(run):
+        raise InputError("a model's folder must be named, got an empty name")
     run = Path(run)
     if (run / "manifest.json").is_file():
         return run
-    found = sorted(path for path in run.glob("step_*") if (path / "manifest.json").is_file())
+    found = checkpoints(run)
     if not found:
         raise InputError(f"{run} holds no checkpoint (a folder step_...): train a model into it first")
     return found[-1]
@@ -113,13 +141,21 @@ def _write_array(path, array):
         file.write(array.data)
 
 
+def _read_array(path):
+    try:
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError, MemoryError) as error:
+        raise InputError(f"{path} is no array ({error}): restore it from a copy, or train anew") from None
+
+
 def _read_json(path):
     try:
         return json.loads(path.read_text())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        raise InputError(f"{path} is no valid JSON: use an older checkpoint") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path} is no valid JSON: restore it from a copy, or train anew") from None
 
 
 def _sha256(path):

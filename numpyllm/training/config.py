@@ -33,12 +33,9 @@ class TrainConfig:
         require_whole(self, 1, "batch_size", "gradient_accumulation_steps", "max_iters", "eval_interval", "eval_iters",
                       "log_interval")
         require_whole(self, 0, "warmup_iters", "seed")
-        if self.lr_decay_iters is None:
-            object.__setattr__(self, "lr_decay_iters", self.max_iters)
-        if self.min_lr is None:
-            object.__setattr__(self, "min_lr", self.learning_rate / 10)
-        require_whole(self, 1, "lr_decay_iters", *(["threads"] if self.threads is not None else []))
-        require_between(self, 0, 1e6, "learning_rate", "min_lr", "weight_decay", "grad_clip")
+        require_whole(self, 1, *(name for name in ("lr_decay_iters", "threads") if getattr(self, name) is not None))
+        require_between(self, 0, 1e6, "learning_rate", "weight_decay", "grad_clip",
+                        *(["min_lr"] if self.min_lr is not None else []))
         require_between(self, 0, 1, "beta1", "beta2")
         if self.schedule not in SCHEDULES:
             raise InputError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")

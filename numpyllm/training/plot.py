@@ -17,7 +17,8 @@ def plot_metrics(metrics, path):
             axes.plot(*zip(*points), label=key, marker="o" if len(points) < 20 else None, markersize=3, linewidth=1)
         axes.set_ylabel(title)
         axes.grid(alpha=0.3)
-    panels[0].legend()
+        if axes.lines:
+            axes.legend()
     panels[-1].set_xlabel("step")
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -54,7 +54,7 @@ class Replicas:
     def step(self, micro_batches, optimizer, *, lr, grad_clip, draws):
         """One update from several micro-batches -> mean loss, gradient norm before clipping.
 
-        micro_batches is a list of (ids, targets); draws(micro, rows) makes the Draws for some rows of a micro-batch. If
+        micro_batches is a list of (ids, targets); draws(micro, first_row) makes the Draws for a micro-batch from some row on. If
         loss or norm is not finite, nothing is updated.
         """
         count = max(1, sum(int((targets != -1).sum()) for _, targets in micro_batches))
@@ -68,7 +68,7 @@ class Replicas:
                 rows = _share(len(ids), i, len(self))
                 if rows.stop > rows.start:
                     loss, _ = self.models[i].loss_and_gradients(ids[rows], targets[rows], scale=1 / count,
-                                                                draws=draws(micro, (rows.start, len(ids))))
+                                                                draws=draws(micro, rows.start))
                     losses[i] += float(loss)
             parameters[i].settle_gradients()
             self._barrier.wait()

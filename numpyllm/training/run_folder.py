@@ -1,45 +1,85 @@
 """The folder of one training run: metrics.jsonl, checkpoints, a picture. Nothing of the user's is overwritten unasked."""
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
 from ..errors import InputError
-from .checkpoint import newest_checkpoint, save_checkpoint
+from .checkpoint import CHECKPOINT, checkpoints, newest_checkpoint, save_checkpoint
+
+try:
+    import fcntl
+except ImportError:         # Windows: two runs in one folder go unnoticed there
+    fcntl = None
 
 
 class RunFolder:
     """A run's folder, checked at once, but created only by open().
 
     A folder that holds anything is refused, unless it is to be resumed (it must hold a checkpoint then) or overwritten
-    (then open() removes what a run leaves there, and nothing else).
+    (then open() removes what a run leaves there, and nothing else). Raises InputError.
     """
 
     def __init__(self, path, *, resume=False, overwrite=False):
-        self.path, self.resume = Path(path), resume
+        if not str(path):
+            raise InputError("a run needs a folder, got an empty name: give --out_dir a name")
+        self.path, self.resume, self.overwrite = Path(path), resume, overwrite
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.picture_path = self.path / "training.png"
+        self._lock = None
         if resume and overwrite:
             raise InputError("--resume continues a run and --overwrite discards it: give one of them")
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"{path} is a file: choose another folder for the run")
+        if (self.path / "manifest.json").exists():
+            raise InputError(f"{path} is a checkpoint, not a run: give the folder that holds it")
+        existing = next((folder for folder in (self.path, *self.path.absolute().parents) if os.path.lexists(folder)), None)
+        if existing is not None and not (existing.is_dir() and os.access(existing, os.W_OK)):
+            raise InputError(f"{path} must be a folder or become one, but {existing} is no folder that can be written: "
+                             "give another --out_dir")
         if resume:
             newest_checkpoint(self.path)
-        elif not overwrite and self.path.is_dir() and any(self.path.iterdir()):
-            raise InputError(f"{path} is not empty: give --resume to continue that run, --overwrite to replace it, "
-                             "or another --out_dir")
-        self.metrics_path = self.path / "metrics.jsonl"
+        else:
+            self._refuse_contents()
+
+    def _refuse_contents(self):
+        if not self.overwrite and self.path.is_dir() and any(self.path.iterdir()):
+            ways = "--resume to continue that run, --overwrite to replace it" if checkpoints(self.path) else (
+                "--overwrite to replace what a run left there")
+            raise InputError(f"{self.path} is not empty: give {ways}, or another --out_dir")
 
     def open(self, metrics_bytes=0):
         """Create or clear the folder; the metrics file is cut to the length it had at the checkpoint resumed from."""
-        self.path.mkdir(parents=True, exist_ok=True)
         if not self.resume:
-            for old in (*self.checkpoints(), *self.path.glob("*.png"), *self.path.glob(self.metrics_path.name)):
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
+            self._refuse_contents()         # it may have been filled meanwhile
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock_folder()
+        if not self.resume:
+            for old in (*checkpoints(self.path), self.metrics_path, self.picture_path):
+                _remove(old)
+        for unfinished in self.path.glob(".step_*.tmp"):
+            if re.fullmatch(r"\.step_\d{8}\.\d+\.tmp", unfinished.name):
+                _remove(unfinished)
+        kept = self.metrics_path.read_bytes()[:metrics_bytes] if self.metrics_path.exists() else b""
         with open(self.metrics_path, "ab") as file:
-            file.truncate(min(metrics_bytes, file.tell()))
+            file.truncate(kept.rfind(b"\n") + 1)       # whole lines only
         return self
 
-    def checkpoints(self):
-        return sorted(path for path in self.path.glob("step_*") if path.is_dir())
+    def _lock_folder(self):
+        """One run at a time: the lock goes with the process. A raw descriptor, for it stays open to the end."""
+        if fcntl is None:
+            return
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{self.path} is in use by another run: wait for it, or give another --out_dir") from None
+
+    def close(self):
+        """Let others use the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def write_metrics(self, step, values):
         """Append one line {"step": ..., ...}; the file is not kept open, so the line is out of our hands at once."""
@@ -52,9 +92,16 @@ class RunFolder:
 
     def save(self, step, arrays, state, tokenizer):
         """Write the checkpoint of this step, and remove older ones once it is complete -> its folder."""
-        folder = self.path / f"step_{step:08d}"
+        folder = self.path / CHECKPOINT.format(step)
         save_checkpoint(folder, arrays, state | {"metrics_bytes": self.metrics_path.stat().st_size}, tokenizer)
-        for old in self.checkpoints():
+        for old in checkpoints(self.path):
             if old != folder:
-                shutil.rmtree(old)
+                _remove(old)
         return folder
+
+
+def _remove(path):
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ def learning_rate(config, step):
     """
     if step < config.warmup_iters:
         return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
-    span = max(1, config.lr_decay_iters - config.warmup_iters)
-    progress = min(1.0, (step - config.warmup_iters) / span)
-    return config.min_lr + (config.learning_rate - config.min_lr) * SCHEDULES[config.schedule](progress)
+    end = config.max_iters if config.lr_decay_iters is None else config.lr_decay_iters
+    low = config.learning_rate / 10 if config.min_lr is None else config.min_lr
+    progress = min(1.0, (step - config.warmup_iters) / max(1, end - config.warmup_iters))
+    return low + (config.learning_rate - low) * SCHEDULES[config.schedule](progress)

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from .. import __version__
 from ..data import Batches
+from ..errors import InputError
 from ..random import Draws
 from .checkpoint import load_checkpoint, restore
 from .compile import compile_kernels
@@ -38,17 +39,17 @@ class Trainer:
     """Trains a model on tokens. Everything is a function of the configuration and the step, so a resumed run goes on
     with the same bits.
 
-    run is a RunFolder or None (nothing is written), sample(model) -> str is shown at each evaluation, facts is kept in
+    run_folder is a RunFolder or None (nothing is written), sample(model) -> str is shown at each evaluation, facts is kept in
     the checkpoint (where the text came from, say). Raises InputError if a text is shorter than one context.
     """
 
-    def __init__(self, model, config, train_tokens, val_tokens, tokenizer, *, run=None, sample=None, facts=None, log=print):
-        self.model, self.config, self.tokenizer, self.run_folder = model, config, tokenizer, run
+    def __init__(self, model, config, train_tokens, val_tokens, tokenizer, *, run_folder=None, sample=None, facts=None,
+                 log=print):
+        self.model, self.config, self.tokenizer, self.run_folder = model, config, tokenizer, run_folder
         self.sample, self.facts, self.log = sample, facts or {}, log
         sizes = {"batch_size": config.batch_size, "block_size": model.config.block_size, "seed": config.seed}
         self.batches = Batches(train_tokens, **sizes)
-        validation = Batches(val_tokens, **sizes, name="validation")
-        self.val_batches = [validation(i) for i in range(config.eval_iters)]
+        self.validation = Batches(val_tokens, **sizes, name="validation")
         self.optimizer = AdamW(model.parameters, model.ops, beta1=config.beta1, beta2=config.beta2,
                                weight_decay=config.weight_decay)
         self.replicas = Replicas(model, config.threads or default_threads(config.batch_size))
@@ -62,7 +63,8 @@ class Trainer:
         micro_batches = [self.batches(step, micro) for micro in range(config.gradient_accumulation_steps)]
         lr = learning_rate(config, step)
         loss, norm = self.replicas.step(micro_batches, self.optimizer, lr=lr, grad_clip=config.grad_clip,
-                                        draws=lambda micro, rows: Draws(config.seed, step=step, micro=micro, rows=rows))
+                                        draws=lambda micro, row: Draws(config.seed, step=step, micro=micro,
+                                                                              first_row=row))
         if not math.isfinite(loss + norm):
             raise TrainingDiverged(f"loss {loss:g} with gradient norm {norm:g} at step {step}: the last update was not made; "
                                    "try a lower --learning_rate or a longer --warmup_iters")
@@ -71,24 +73,31 @@ class Trainer:
 
     def evaluate(self):
         """Evaluation on eval_iters validation batches, the same ones each time."""
-        return evaluate(self.model, self.val_batches, self.tokenizer.token_byte_lengths)
+        batches = (self.validation(i) for i in range(self.config.eval_iters))
+        return evaluate(self.model, batches, self.tokenizer.token_byte_lengths)
 
     def run(self):
         """Train to max_iters -> True, or False if Ctrl-C ended it; then the step was finished and saved."""
+        if self.step >= self.config.max_iters:
+            self.log(f"step {self.step} of {self.config.max_iters} was reached before: a larger --max_iters goes on from here")
         compile_kernels(self.model, self.log)
         config, first, started = self.config, self.step, time.perf_counter()
-        with _finish_step_on_interrupt() as interrupted, threadpool_limits(1 if len(self.replicas) > 1 else None):
-            if self.step == 0:
-                self._report_evaluation()
-            while self.step < config.max_iters and not interrupted.is_set():
-                result = self.train_step()
-                if self.step % config.log_interval == 0 or self.step == config.max_iters:
-                    pace = (time.perf_counter() - started) / (self.step - first)
-                    self._report_step(result, seconds_left=pace * (config.max_iters - self.step))
-                if self.step % config.eval_interval == 0 or self.step == config.max_iters:
+        try:
+            with _finish_step_on_interrupt() as interrupted, threadpool_limits(1 if len(self.replicas) > 1 else None):
+                if self.step == 0 and self._saved_at is None:
                     self._report_evaluation()
-                    self.save()
-            self.save()
+                while self.step < config.max_iters and not interrupted.is_set():
+                    result = self.train_step()
+                    if self.step % config.log_interval == 0 or self.step == config.max_iters:
+                        pace = (time.perf_counter() - started) / (self.step - first)
+                        self._report_step(result, seconds_left=pace * (config.max_iters - self.step))
+                    if self.step % config.eval_interval == 0 or self.step == config.max_iters:
+                        self._report_evaluation()
+                        self.save()
+                self.save()
+        finally:
+            if self.run_folder is not None:
+                self.run_folder.close()
         if interrupted.is_set() and self.step < config.max_iters:
             self.log(f"stopped after step {self.step}")
             return False
@@ -111,6 +120,9 @@ class Trainer:
         Raises InputError if the checkpoint's arrays do not have this model's shape.
         """
         arrays, state, _ = load_checkpoint(folder)
+        layout = {name: [offset, list(shape)] for name, (offset, shape) in self.model.parameters.layout.items()}
+        if state["layout"] != layout:
+            raise InputError(f"{folder} must hold the parameters of this model, it holds others: use the sizes that the run began with")
         restore(folder, arrays, {"params": self.model.parameters.data, "adam_m": self.optimizer.m,
                                  "adam_v": self.optimizer.v})
         self.step = self.optimizer.steps = self._saved_at = state["step"]
@@ -133,7 +145,8 @@ class Trainer:
                  f"{found.bits_per_byte:.4f} bits per byte")
         self._write({"val/loss": found.loss, "val/bpb": found.bits_per_byte})
         if self.sample is not None:
-            self.log("  | " + self.sample(self.model).replace("\n", "\n  | "))
+            shown = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in self.sample(self.model))
+            self.log("  | " + shown.replace("\n", "\n  | "))
 
     def _write(self, values):
         if self.run_folder is not None:

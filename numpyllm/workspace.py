@@ -14,7 +14,7 @@ import numpy as np
 
 from .parameters import ALIGNMENT, aligned_zeros
 
-BLOCK = 1 << 22             # bytes by which an arena grows at least
+BLOCK = 1 << 25             # bytes by which an arena grows at least: what malloc gives back to the system when freed
 _active = threading.local()
 
 
@@ -65,6 +65,7 @@ class Workspace:
                 floats[max(0, mark - before) // 4:max(0, self._used - before) // 4] = np.nan
         self._used = mark
         if mark == 0 and len(self._blocks) > 1:
+            self._blocks = []               # first: else both would be there at once
             self._blocks = [(aligned_zeros(self.high_water, np.dtype(np.uint8)), 0)]
 
 

@@ -81,11 +81,12 @@ class Trainer:
         if self.step >= self.config.max_iters:
             self.log(f"step {self.step} of {self.config.max_iters} was reached before: a larger --max_iters goes on from here")
         compile_kernels(self.model, self.log)
-        config, first, started = self.config, self.step, time.perf_counter()
+        config, first = self.config, self.step
         try:
             with _finish_step_on_interrupt() as interrupted, threadpool_limits(1 if len(self.replicas) > 1 else None):
                 if self.step == 0 and self._saved_at is None:
                     self._report_evaluation()
+                started = time.perf_counter()
                 while self.step < config.max_iters and not interrupted.is_set():
                     result = self.train_step()
                     if self.step % config.log_interval == 0 or self.step == config.max_iters:

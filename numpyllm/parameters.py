@@ -8,6 +8,7 @@ several workers is one addition. The gradient covers the trainable part only.
 
 import math
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +48,7 @@ class Parameters:
     Every view begins on a 64-byte boundary of the float32 layout; the gaps hold zeros.
     """
 
-    def __init__(self, specs, *, seed=0, dtype=np.float32, data=None):
+    def __init__(self, specs, *, seed=0, dtype=np.float32, data=None, grad=None):
         self.specs = dict(specs)
         self.dtype = np.dtype(dtype)
         order = sorted(self.specs, key=lambda name: _group(self.specs[name]))       # stable within a group
@@ -61,7 +62,7 @@ class Parameters:
         self.n_decayed = ends[0]
         self.n_trainable = max(ends[:2])
         self.data = aligned_zeros(offset, self.dtype) if data is None else data
-        self.grad = aligned_zeros(self.n_trainable, self.dtype)
+        self.grad = aligned_zeros(self.n_trainable, self.dtype) if grad is None else grad
         self._views = {name: _view(self.data, *place) for name, place in self.layout.items()}
         self._gradients = {name: _view(self.grad, *place) for name, place in self.layout.items()
                            if self.specs[name].trainable}
@@ -88,19 +89,21 @@ class Parameters:
         """Where the gradient may be written directly: the view if nobody wrote it yet, else None."""
         return self._gradients[name] if name in self._unwritten else None
 
-    def collect(self, name, value):
-        """Take in one contribution to a gradient (which may already lie in slot(name))."""
-        if not self.specs[name].trainable:
-            return
-        target = self._gradients[name]
-        if name not in self._unwritten:
-            target += value
-        elif value is not target:
-            target[...] = value
+    @contextmanager
+    def contribution(self, name):
+        """Yield (gradient, whether to add to it or to overwrite it) to somebody who contributes to it now."""
+        yield self._gradients[name], name not in self._unwritten
         self._unwritten.discard(name)
 
-    def is_written(self, name):
-        return name in self._gradients and name not in self._unwritten
+    def collect(self, name, value):
+        """Take in one contribution to a gradient (which may already lie in slot(name)); none for a frozen parameter."""
+        if not self.specs[name].trainable:
+            return
+        with self.contribution(name) as (target, add):
+            if add:
+                target += value
+            elif value is not target:
+                target[...] = value
 
     def settle_gradients(self):
         """After the last backward of a step: what nobody wrote is zero."""

@@ -94,6 +94,6 @@ def release(height, keep=None):
     kept = keep.copy() if workspace.poison else keep
     workspace.release(height)
     place = workspace.take(keep.shape, keep.dtype)
-    if place.ctypes.data != keep.ctypes.data:
+    if workspace.poison or place.ctypes.data != keep.ctypes.data:
         np.copyto(place, kept)
     return place

@@ -18,7 +18,7 @@ from numpyllm.models import GPT, GPTConfig
 from numpyllm.random import Draws
 from numpyllm.tokenizer import CharacterTokenizer
 from numpyllm.training import (AdamW, RunFolder, TrainConfig, Trainer, TrainingDiverged, checkpoint, clip_scale, evaluate,
-                               gradient_norm, learning_rate, load_checkpoint, load_model, newest_checkpoint, trainer)
+                               gradient_norm, learning_rate, load_checkpoint, load_model, newest_checkpoint, replicas, trainer)
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 TOKENIZER = CharacterTokenizer.train(TEXT)
@@ -283,8 +283,11 @@ def test_evaluation_is_on_the_validation_text_the_same_batches_each_time():
     assert made.evaluate() == made.evaluate() == evaluate(made.model, batches, TOKENIZER.token_byte_lengths)
 
 
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("n", [2, 3])
-def test_replicas_give_one_batchs_gradient_to_rounding_and_the_same_bits_twice(n):
+def test_replicas_give_one_batchs_gradient_to_rounding_and_the_same_bits_twice(n, shared, monkeypatch):
+    """Two micro-batches a step and a tied head: several contributions to one gradient."""
+    monkeypatch.setattr(replicas, "PRIVATE", 0 if shared else 1 << 24)
     one, many, again = (make_trainer(config=replace(TRAIN, threads=threads)) for threads in (1, n, n))
     for made in (one, many, again):
         for _ in range(3):
@@ -295,7 +298,9 @@ def test_replicas_give_one_batchs_gradient_to_rounding_and_the_same_bits_twice(n
     assert 0 < difference < 1e-4 * np.linalg.norm(one.model.parameters.data)
 
 
-def test_an_exception_in_a_replica_reaches_the_caller_and_the_next_step_works():
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_exception_in_a_replica_reaches_the_caller_and_the_next_step_works(shared, monkeypatch):
+    monkeypatch.setattr(replicas, "PRIVATE", 0 if shared else 1 << 24)
     made = make_trainer(config=replace(TRAIN, threads=2))
     broken = made.replicas.models[1]
     whole, broken.loss_and_gradients = broken.loss_and_gradients, None

@@ -59,6 +59,7 @@ def test_release_moves_what_is_kept_to_the_bottom():
             moved = release(height, keep=kept)
             assert (moved == np.arange(500)).all()
             assert mark() == height + 2048
+            assert (release(height, keep=moved) == np.arange(500)).all()        # nothing to move
 
 
 def test_growth_over_several_blocks_ends_in_one(monkeypatch):
@@ -119,7 +120,7 @@ def test_recomputing_blocks_gives_the_same_bits_in_less_memory(backend):
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_step_after_the_first_allocates_no_array_over_64_kb(n):
-    """All that a step allocates is less than that together; its activations are about 6 MB."""
+    """All that a thread allocates in a step is less than that together; the activations are about 6 MB."""
     model = GPT(CONFIG, ops=kernels)
     optimizer = AdamW(model.parameters, model.ops, beta1=0.9, beta2=0.99, weight_decay=0.1)
     replicas, micro_batch = Replicas(model, n), batch()
@@ -132,7 +133,7 @@ def test_a_step_after_the_first_allocates_no_array_over_64_kb(n):
     step()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 65_536
+    assert peak < 65_536 * n
     assert replicas.workspaces[0].high_water > 2_000_000
 
 

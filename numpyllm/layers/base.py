@@ -32,21 +32,21 @@ class Layer:
     def bind(self, parameters, ops, prefix=""):
         """Use these parameters and ops. Own parameters become attributes under their local names."""
         self.name, self.ops, self._parameters = prefix, ops, parameters
-        for local in self.own_specs():
-            setattr(self, local, parameters[join(prefix, local)])
+        self._names = {local: join(prefix, local) for local in self.own_specs()}
+        for local, name in self._names.items():
+            setattr(self, local, parameters[name])
         for name, child in self.children():
             child.bind(parameters, ops, join(prefix, name))
 
     def slots(self, *locals_):
         """For a backward's `out`: where each gradient may be written directly, None where it may not."""
-        own = self.own_specs()
-        return tuple(self._parameters.slot(join(self.name, local)) if local in own else None for local in locals_)
+        return tuple(self._parameters.slot(self._names[local]) if local in self._names else None for local in locals_)
 
     def collect(self, **gradients):
         """Take in gradients of own parameters by local name; None for a parameter it does not have."""
         for local, gradient in gradients.items():
             if gradient is not None:
-                self._parameters.collect(join(self.name, local), gradient)
+                self._parameters.collect(self._names[local], gradient)
 
 
 def join(prefix, name):

@@ -1,7 +1,7 @@
 """The elementary layers: linear map, layer normalisation, dropout, and the embedding of tokens and positions."""
 
 from ..parameters import ParamSpec, normal, ones, zeros
-from .base import Layer, join
+from .base import Layer
 
 
 class Linear(Layer):
@@ -94,10 +94,6 @@ class TokenPositionEmbedding(Layer):
 
     def backward(self, dy, cache):
         """Returns nothing: ids have no gradient. A tied head has written wte's gradient before: then it is added to."""
-        wte = join(self.name, "wte")
-        add = self._parameters.is_written(wte)
-        target = self._parameters.gradient(wte)
-        dwte, dwpe = self.ops.token_position_backward(dy, cache, out=(target, *self.slots("wpe")), add=add)
-        if not add:
-            self.collect(wte=dwte)
+        with self._parameters.contribution(self._names["wte"]) as (target, add):
+            _, dwpe = self.ops.token_position_backward(dy, cache, out=(target, *self.slots("wpe")), add=add)
         self.collect(wpe=dwpe)

@@ -1,6 +1,7 @@
 """The output head: one score a token of the vocabulary, from a matrix of its own or the tied token embedding."""
 
 from ..parameters import ParamSpec, normal
+from ..workspace import mark, release
 from .base import Layer
 
 
@@ -35,10 +36,11 @@ class Head(Layer):
     def loss_forward_backward(self, h, targets, dloss):
         """-> loss, count, dh."""
         layer, name = self._owner
+        height = mark()
         loss, count, dh, dw = self.ops.head_loss_forward_backward(h, self.weight, targets, dloss,
                                                                   out=(None, *layer.slots(name)))
         self._collect(dw)
-        return loss, count, dh
+        return loss, count, release(height, keep=dh)
 
     def _collect(self, dw):
         layer, name = self._owner

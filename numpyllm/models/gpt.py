@@ -108,9 +108,9 @@ class GPT(Layer):
         """An independent copy in another dtype: float64 or complex128 for checks."""
         return GPT(self.config, ops=self.ops, parameters=self.parameters.astype(dtype), recompute=self.recompute)
 
-    def replica(self):
-        """A model with the same parameters and gradients of its own, for another thread."""
-        return GPT(self.config, ops=self.ops, parameters=self.parameters.replica(), recompute=self.recompute)
+    def replica(self, parameters):
+        """The same model on other Parameters, which may share their arrays with these: for another thread."""
+        return GPT(self.config, ops=self.ops, parameters=parameters, recompute=self.recompute)
 
     def n_params(self, *, embedding=True):
         """Number of parameters; without `embedding`, those of the position and the token table are left out."""

@@ -8,22 +8,81 @@ a fixed order, so the same number of replicas gives the same bits.
 import math
 import os
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from ..parameters import Parameters
 from ..workspace import Workspace
 from .optimizer import clip_scale, square_sums
+
+
+PRIVATE = 1 << 24       # parameters up to which each replica has a gradient of its own
+
+
+class SharedGradient:
+    """One gradient for all replicas of a large model, so that memory does not grow with their number.
+
+    Contributions come in a fixed order, the first of each replica before the second of any: the same sums each time. Whoever is
+    early waits. Each replica is first for its share of the parameters, since the first has less to do: it need not add.
+    """
+
+    def __init__(self, n, broken):
+        self.n, self.broken = n, broken         # broken() says that a replica has failed, so that waiting is in vain
+        self.done, self.changed = Counter(), threading.Condition()
+
+    @contextmanager
+    def turn(self, name, number):
+        with self.changed:
+            while self.done[name] != number:
+                if self.broken():
+                    raise threading.BrokenBarrierError
+                self.changed.wait(timeout=1.0)
+        yield
+        with self.changed:
+            self.done[name] += 1
+            self.changed.notify_all()
+
+
+class SharingParameters(Parameters):
+    """The parameters of one replica among several that share a gradient."""
+
+    def __init__(self, parameters, index, shared):
+        super().__init__(parameters.specs, dtype=parameters.dtype, data=parameters.data, grad=parameters.grad)
+        self.shared, self.given = shared, Counter()
+        self.place = {name: (index + i) % shared.n for i, name in enumerate(self.layout)}
+
+    def clear_gradients(self):
+        super().clear_gradients()
+        self.given.clear()
+
+    def slot(self, name):
+        return super().slot(name) if self.place[name] == 0 else None
+
+    @contextmanager
+    def contribution(self, name):
+        number = self.given[name] * self.shared.n + self.place[name]
+        with self.shared.turn(name, number):
+            yield self._gradients[name], number > 0
+        self.given[name] += 1
+        self._unwritten.discard(name)
 
 
 class Replicas:
     """n replicas of a model, model itself the first of them. With n = 1 everything runs in the calling thread."""
 
     def __init__(self, model, n=1):
-        self.models = [model] + [model.replica() for _ in range(n - 1)]
-        self.workspaces = [Workspace() for _ in self.models]
         self._barrier = threading.Barrier(n)
+        self._shared = None
+        if n > 1 and model.parameters.grad.size > PRIVATE:
+            self._shared = SharedGradient(n, lambda: self._barrier.broken)
+            self.models = [model.replica(SharingParameters(model.parameters, i, self._shared)) for i in range(n)]
+        else:
+            self.models = [model] + [model.replica(model.parameters.replica()) for _ in range(n - 1)]
+        self.workspaces = [Workspace() for _ in self.models]
         self._pool = ThreadPoolExecutor(n - 1, thread_name_prefix="replica") if n > 1 else None
 
     def __len__(self):
@@ -61,6 +120,8 @@ class Replicas:
         parameters = [model.parameters for model in self.models]
         squares = [None] * len(self)
         losses = [0.0] * len(self)
+        if self._shared is not None:
+            self._shared.done.clear()
 
         def work(i):
             parameters[i].clear_gradients()
@@ -70,10 +131,11 @@ class Replicas:
                     loss, _ = self.models[i].loss_and_gradients(ids[rows], targets[rows], scale=1 / count,
                                                                 draws=draws(micro, rows.start))
                     losses[i] += float(loss)
-            parameters[i].settle_gradients()
+            if i == 0 or self._shared is None:
+                parameters[i].settle_gradients()
             self._barrier.wait()
             part = optimizer.share(i, len(self))
-            for other in parameters[1:]:
+            for other in parameters[1:] if self._shared is None else ():
                 np.add(parameters[0].grad[part], other.grad[part], out=parameters[0].grad[part])
             squares[i] = square_sums(parameters[0].grad[part])
             self._barrier.wait()

@@ -104,8 +104,28 @@ def _ordered_spans(spans, T, S):
     return np.ascontiguousarray(spans)
 
 
+def _plan(spans, B, T, S, H):
+    """-> blocks of work that together cover everything.
+
+    A block is three slices, of sequences, queries and keys, and the ordered spans of its sequences; the last queries come
+    first. Spans that cannot change (not writeable), as those of the layers, are planned once.
+    """
+    key = (id(spans), B, T, S, H)
+    known, blocks = _PLANS.get(key, (None, None))
+    if blocks is not None and known is spans:
+        return blocks
+    blocks = list(_blocks(B, T, H, _ordered_spans(spans, T, S)))
+    if spans is None or not spans.flags.writeable:
+        if len(_PLANS) >= 64:
+            _PLANS.clear()
+        _PLANS[key] = spans, blocks     # spans are kept, so that their id stays theirs
+    return blocks
+
+
+_PLANS = {}
+
+
 def _blocks(B, T, H, spans):
-    """(sequences, queries, keys) slices that together cover all work; the last queries come first."""
     group = max(1, SCORES // (H * min(T, QUERIES) * max(1, int(spans[..., 1].max()))))
     for b in range(0, B, group):
         of = spans if spans.shape[0] == 1 else spans[b:b + group]
@@ -133,12 +153,12 @@ def attention_forward(q, k, v, spans=None, *, keep=None, p=0.0):
         return text.attention_forward(q, k, v, spans, keep=keep, p=p)
     B, T, H, D = q.shape
     y, lse = empty((B, T, H, D), q.dtype), empty((B, H, T), q.dtype)
-    ordered = _ordered_spans(spans, T, k.shape[1])
+    blocks = _plan(spans, B, T, k.shape[1], H)
     v_, y_ = _heads_first(v), _heads_first(y)
     before = mark()
     scaled = np.multiply(q, 1 / math.sqrt(D), out=empty(q.shape, q.dtype))
     scaled, k_ = _heads_first(scaled), _transposed(k)
-    for b, t, s, of in _blocks(B, T, H, ordered):
+    for b, t, s, of in blocks:
         height = mark()
         scores = empty((b.stop - b.start, H, t.stop - t.start, s.stop - s.start), q.dtype)
         np.matmul(scaled[b, :, t], k_[b, :, :, s], out=scores)                          # (1)
@@ -157,11 +177,11 @@ def attention_backward(dy, cache, *, out=None):
     S = k.shape[1]
     scale = 1 / math.sqrt(D)
     dq, dk, dv = target(out, 0, like=q), target(out, 1, like=k), target(out, 2, like=v)
-    ordered = _ordered_spans(spans, T, S)
+    blocks = _plan(spans, B, T, S, H)
     q_, k_, y_, dy_, dq_, dk_, dv_ = (_heads_first(a) for a in (q, k, y, dy, dq, dk, dv))
     before = mark()
     k_turned, v_turned = _transposed(k), _transposed(v)
-    for b, t, s, of in _blocks(B, T, H, ordered):
+    for b, t, s, of in blocks:
         height = mark()
         shape = (b.stop - b.start, H, t.stop - t.start, s.stop - s.start)
         scores, dP = empty(shape, q.dtype), empty(shape, q.dtype)

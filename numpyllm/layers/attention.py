@@ -1,5 +1,6 @@
 """Causal multi-head self-attention: every token gathers from those before it (Vaswani et al. 2017, section 3.2)."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..ops import AttentionCache, LinearCache, causal_spans
@@ -30,7 +31,7 @@ class CausalSelfAttention(Layer):
         qkv, c_qkv = self.qkv.forward(x)                                                # (1)  (B, T, 3C)
         q, k, v = self._split(qkv)                                                      # (2)  (B, T, H, D), views
         keep = self.attn_dropout.mask((B, self.n_head, T, T), draws)
-        y, c_attention = self.ops.attention_forward(q, k, v, causal_spans(T), keep=keep, p=self.attn_dropout.p)  # (3)
+        y, c_attention = self.ops.attention_forward(q, k, v, _causal(T), keep=keep, p=self.attn_dropout.p)  # (3)
         y, c_proj = self.proj.forward(y.reshape(B, T, C))                               # (4)
         y, c_dropout = self.dropout.forward(y, draws)                                   # (5)
         return y, SelfAttentionCache(c_qkv, c_attention, c_proj, c_dropout)
@@ -48,3 +49,11 @@ class CausalSelfAttention(Layer):
         B, T, _ = qkv.shape
         parts = qkv.reshape(B, T, 3, self.n_head, -1)
         return parts[:, :, 0], parts[:, :, 1], parts[:, :, 2]
+
+
+@lru_cache(maxsize=16)
+def _causal(T):
+    """The same array every time, and read-only, so that a backend need plan its work only once."""
+    spans = causal_spans(T)
+    spans.flags.writeable = False
+    return spans

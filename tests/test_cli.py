@@ -65,3 +65,26 @@ def test_gradcheck_of_everything_takes_under_30_seconds():
 @pytest.mark.parametrize("flag", ["--help", "-h", "--version"])
 def test_plain_questions(capsys, flag):
     assert run(capsys, flag)[0] == 0
+
+
+def test_bench_train_prints_one_object(capsys):
+    code, out, err = run(capsys, "bench", "train", "--seconds", "0.1", "--json")
+    figures = json.loads(out)
+    assert code == 0 and "validated against the text" in err
+    assert set(figures) == {"size", "ms", "peer_ms", "ratio", "tokens_per_s", "gflops", "ceiling_share", "peak_mb", "peer_peak_mb"}
+    assert figures["ms"] > 0 and figures["ratio"] is None and 0 < figures["ceiling_share"] < 1.5
+
+
+def test_bench_train_times_nothing_that_is_wrong(capsys, monkeypatch):
+    from numpyllm.bench import train
+    monkeypatch.setattr(train, "GRADIENT_BOUND", 0.0)
+    code, _, err = run(capsys, "bench", "train", "--seconds", "0.1")
+    assert code == 2 and "must agree with the text" in err and "nothing was timed" in err
+
+
+def test_bench_ops_shows_each_op_beside_its_floor(capsys):
+    code, out, _ = run(capsys, "bench", "ops", "--seconds", "0.1", "--json")
+    figures = json.loads(out)
+    assert code == 0 and {"linear_forward", "attention_backward", "adamw_update", "head_loss_forward_backward"} <= set(figures)
+    calls, ms, floor = figures["linear_forward"]
+    assert calls == 16 and 0 < floor < ms * 2

@@ -62,6 +62,7 @@ class Contestant:
     def close(self):
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
     def _answer(self):
         line = self.process.stdout.readline()

@@ -9,6 +9,7 @@ A tokenizer derives from `Tokenizer`, hands it the bytes of each token and defin
 
 import operator
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..errors import InputError
 END_OF_TEXT = "<|endoftext|>"
 
 
-class Tokenizer:
+class Tokenizer(ABC):
     """Text to ids and back, over a table of tokens.
 
     tokens          {bytes: id}
@@ -38,9 +39,9 @@ class Tokenizer:
         special_bytes = {text.encode("utf-8"): i for text, i in special_tokens.items()}
         self._bytes_of = _in_order_of_ids([*tokens.items(), *special_bytes.items()])      # list: id -> bytes
 
+    @abstractmethod
     def _encode_stretch(self, text, offset):
         """Ids of `text`, which holds no special token and began at character `offset` of the user's text."""
-        raise NotImplementedError
 
     @property
     def n_vocab(self):

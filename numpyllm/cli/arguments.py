@@ -58,7 +58,8 @@ class _Help(argparse.HelpFormatter):
     """Help that names defaults, but not the lack of one."""
 
     def _get_help_string(self, action):
-        shown = action.default not in (None, argparse.SUPPRESS, False) and action.option_strings and "(default" not in action.help
+        silent = action.default is None or action.default is False or action.default == argparse.SUPPRESS
+        shown = not silent and action.option_strings and "(default" not in action.help
         return action.help + f" (default: {action.default!r})" if shown else action.help
 
 

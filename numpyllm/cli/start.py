@@ -72,7 +72,7 @@ def start(args, make_tokenizer, *, sample_prompt=None, log=print):
     if not args.resume:
         model_config = config_from(GPTConfig, args, vocab_size=tokenizer.n_vocab)
     train_tokens, val_tokens = (tokenizer.encode_to_numpy(part, disallowed_special=()) for part in (train_text, val_text))
-    model = GPT(model_config, seed=train_config.seed, ops=load_backend(backend))
+    model = GPT(model_config, seed=train_config.seed, ops=load_backend(backend), recompute=train_config.recompute)
     log(f"{len(text):,} characters, {len(train_tokens):,} tokens to train on, {len(val_tokens):,} to validate, "
         f"vocabulary {tokenizer.n_vocab:,}; {model.n_params():,} parameters")
 

@@ -109,8 +109,9 @@ class BytePairTokenizer(Tokenizer):
             tokens.append(tokens[left] + tokens[right])
         trained = cls(_numbered(tokens), pattern, numbered(untrained.special_tokens, len(tokens)))
         if trained.n_vocab < vocab_size:
-            warnings.warn(f"the vocabulary has {trained.n_vocab} tokens instead of {vocab_size}: no other "
-                          f"pair occurs {min_frequency} times or more; train on more text for more",
+            rest = "no pair is left" if min_frequency == 1 else f"no other pair occurs {min_frequency} times or more"
+            warnings.warn(f"the vocabulary has {trained.n_vocab} tokens instead of {vocab_size}: {rest}; "
+                          "train on more text for more",
                           stacklevel=2)
         return trained
 

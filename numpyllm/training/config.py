@@ -26,6 +26,7 @@ class TrainConfig:
     eval_interval: int = option(250, "steps between evaluations, samples and checkpoints")
     eval_iters: int = option(20, "validation batches of one evaluation, always the same")
     log_interval: int = option(10, "steps between two log lines")
+    recompute: bool = option(False, "keep only each block's input and compute the rest again in the backward: less memory")
     threads: int | None = option(None, "replicas of the model, each with a thread (default: one a core)")
     seed: int = option(1337, "all randomness follows from it")
 

@@ -82,8 +82,9 @@ class Trainer:
             self.log(f"step {self.step} of {self.config.max_iters} was reached before: a larger --max_iters goes on from here")
         compile_kernels(self.model, self.log)
         config, first = self.config, self.step
+        blas = 1 if len(self.replicas) > 1 or config.threads == 1 else None      # threads of two kinds would fight
         try:
-            with _finish_step_on_interrupt() as interrupted, threadpool_limits(1 if len(self.replicas) > 1 else None):
+            with _finish_step_on_interrupt() as interrupted, threadpool_limits(blas):
                 if self.step == 0 and self._saved_at is None:
                     self._report_evaluation()
                 started = time.perf_counter()

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from strategies import seeds, sizes
 
 from numpyllm import ops
+from numpyllm.gradcheck import assert_ok, check_op
 from numpyllm.models import GPT, GPTConfig
 from numpyllm.random import Draws
 
@@ -176,3 +177,19 @@ def test_a_layer_used_twice_has_two_caches():
         model.parameters.settle_gradients()
         alone = alone + model.parameters.grad
     assert np.linalg.norm(both - alone) <= 1e-13 * np.linalg.norm(both)
+
+
+def test_the_tanh_form_of_gelu_is_off_by_less_than_its_docstring_says():
+    x = np.linspace(-8, 8, 100_001)
+    off = np.abs(ops.gelu_forward(x)[0] - ops.gelu_forward(x, exact=True)[0]).max()
+    assert 4e-4 < off < 5e-4
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e4])
+def test_gradient_of_the_loss_at_huge_logits(scale):
+    """The complex step is exact there, too; a central difference is not to be had."""
+    rng = np.random.default_rng(0)
+    logits, targets = scale * rng.standard_normal((4, 7)), rng.integers(0, 7, 4)
+    logits[0, 3] = logits[0, 5] = logits[0].max() + 1       # two equal and largest
+    assert_ok(check_op("cross_entropy", lambda logits: ops.cross_entropy_forward(logits, targets)[::2],
+                       ops.cross_entropy_backward, {"logits": logits}, methods=("complex", "adjoint")))

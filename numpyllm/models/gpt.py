@@ -79,7 +79,7 @@ class GPT(Layer):
         return logits, cache._replace(head=c_head)
 
     def backward(self, dlogits, cache):
-        """dlogits (B, T, V) -> nothing; adds to parameters.grad."""
+        """dlogits (B, T, V) -> nothing; contributes to parameters.grad, as loss_and_gradients does."""
         self._trunk_backward(self.head.backward(dlogits, cache.head), cache)
 
     def loss(self, ids, targets):
@@ -95,7 +95,11 @@ class GPT(Layer):
         return loss
 
     def loss_and_gradients(self, ids, targets, *, scale=None, draws=None):
-        """As loss, and adds scale * d(sum)/d(parameters) to parameters.grad; scale None is 1 / count, the mean's."""
+        """As loss, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale None is 1 / count, the mean's.
+
+        A step begins with parameters.clear_gradients() and ends with settle_gradients(): in between the first contribution to
+        a gradient overwrites, later ones add.
+        """
         targets = self._checked_targets(ids, targets)
         if scale is None:
             scale = 1 / max(1, int((targets != -1).sum()))

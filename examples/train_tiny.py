@@ -1,4 +1,4 @@
-"""Train a tokenizer and a small GPT on real text, from nothing, in about two and a half minutes on two cores.
+"""Train a tokenizer and a small GPT on real text, from nothing, in about two minutes on two cores.
 
     python examples/train_tiny.py                       the embedded corpus: Python's own documentation
     python examples/train_tiny.py --data my_text.txt    any text file, or a folder of them

@@ -80,6 +80,19 @@ def as_tuple(gradients):
     return gradients if isinstance(gradients, tuple) else (gradients,)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", OPS)
+def test_results_are_written_into_out_whatever_its_strides(name, layout):
+    case = CASES[name](np.random.default_rng(0), Sizes(), kernels)
+    *ys, cache = case.forward(**case.inputs)
+    dys = [np.ones(np.shape(y)) for y in ys]
+    plain = [None if g is None else g.copy() for g in as_tuple(case.backward(*dys, cache))]
+    out = tuple(None if g is None else LAYOUTS[layout](np.full(g.shape, np.nan)) for g in plain)
+    for offered, found, expected in zip(out, as_tuple(case.backward(*dys, cache, out=out)), plain, strict=True):
+        assert found is offered
+        assert expected is None or off(found, expected) < 1e-14
+
+
 @pytest.mark.parametrize("T, S, window", [(130, 130, None), (200, 230, None), (150, 150, 20), (70, 70, 1)])
 def test_attention_over_several_blocks(T, S, window):
     """Lengths beyond one block of queries, causal and through a sliding window."""

@@ -298,6 +298,13 @@ def test_replicas_give_one_batchs_gradient_to_rounding_and_the_same_bits_twice(n
     assert 0 < difference < 1e-4 * np.linalg.norm(one.model.parameters.data)
 
 
+def test_no_more_replicas_than_sequences():
+    made = make_trainer(config=replace(TRAIN, threads=9))
+    assert len(made.replicas) == TRAIN.batch_size and made.train_step().loss > 0
+    with pytest.raises(ValueError, match="needs a row of every micro-batch"):
+        made.replicas.step([(np.ones((3, 8), int),) * 2], made.optimizer, lr=0.1, grad_clip=1.0, draws=lambda micro, row: None)
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_an_exception_in_a_replica_reaches_the_caller_and_the_next_step_works(shared, monkeypatch):
     monkeypatch.setattr(replicas, "PRIVATE", 0 if shared else 1 << 24)

@@ -10,9 +10,12 @@ def any_complex(*arrays):
     return any(a is not None and a.dtype.kind == "c" for a in arrays)
 
 
-def target(out, i, like=None, shape=None):
-    """The array for result i: the caller's, if `out` offers one, else memory shaped like `like` (or of this shape)."""
-    if out is not None and out[i] is not None:
+def target(out, i, like=None, shape=None, strided=False):
+    """The array to compute result i in: the caller's, if `out` offers one, else memory shaped like `like` (or of this shape).
+
+    Unless the computation takes any strides, the caller's must be contiguous; else `deliver` copies the result there.
+    """
+    if out is not None and out[i] is not None and (strided or out[i].flags.c_contiguous):
         return out[i]
     return empty(like.shape if shape is None else shape, like.dtype)
 

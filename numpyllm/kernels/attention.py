@@ -176,7 +176,7 @@ def attention_backward(dy, cache, *, out=None):
     B, T, H, D = q.shape
     S = k.shape[1]
     scale = 1 / math.sqrt(D)
-    dq, dk, dv = target(out, 0, like=q), target(out, 1, like=k), target(out, 2, like=v)
+    dq, dk, dv = (target(out, i, like=a, strided=True) for i, a in enumerate((q, k, v)))
     blocks = _plan(spans, B, T, S, H)
     q_, k_, y_, dy_, dq_, dk_, dv_ = (_heads_first(a) for a in (q, k, y, dy, dq, dk, dv))
     before = mark()

@@ -4,6 +4,7 @@ import numpy as np
 
 from .. import ops as text
 from ..ops import CrossEntropyCache, HeadLossCache
+from ..ops._out import deliver
 from ..workspace import empty, mark, release
 from ._arrays import any_complex, rows, target
 from ._jit import jit
@@ -85,7 +86,7 @@ def cross_entropy_backward(dloss, cache, *, out=None):
     weight = np.where(counted, dloss, 0).astype(logits.dtype)
     _gradient(dlogits.reshape(-1, dlogits.shape[-1]), rows(logits), targets.reshape(-1), weight.reshape(-1),
               top.reshape(-1, 1), log_total.reshape(-1))
-    return dlogits
+    return deliver((dlogits,), out)
 
 
 def head_loss_forward(h, w, targets, *, ignore_index=-1):
@@ -99,7 +100,7 @@ def head_loss_backward(dloss, cache, *, out=None):
     dlogits = cross_entropy_backward(dloss, cache.loss)
     dw = target(out, 1, like=w)
     dh, _, _ = linear_backward(dlogits, cache.head, out=(out and out[0], dw.T, None))
-    return dh, dw
+    return deliver((dh, dw), out)
 
 
 def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, out=None):
@@ -122,4 +123,4 @@ def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, out=Non
         else:
             dw += np.matmul(logits.T, h_rows[part], out=empty(w.shape, w.dtype))
         release(height)
-    return h.dtype.type(loss), int(counted.sum()), dh, dw
+    return h.dtype.type(loss), int(counted.sum()), *deliver((dh, dw), out)

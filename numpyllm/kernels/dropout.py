@@ -4,6 +4,7 @@ import numpy as np
 
 from .. import ops as text
 from ..ops import DropoutCache
+from ..ops._out import deliver
 from ..workspace import empty
 from ._arrays import any_complex, target
 from ._jit import jit
@@ -29,4 +30,4 @@ def dropout_backward(dy, cache, *, out=None):
     keep, scale = cache
     dx = target(out, 0, like=dy)
     _masked(dx.reshape(-1), np.ascontiguousarray(dy).reshape(-1), keep.reshape(-1), dy.dtype.type(scale))
-    return dx
+    return deliver((dx,), out)

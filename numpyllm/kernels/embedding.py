@@ -4,6 +4,7 @@ import numpy as np
 
 from .. import ops as text
 from ..ops import EmbeddingCache, TokenPositionCache
+from ..ops._out import deliver
 from ..workspace import empty
 from ._arrays import any_complex, target
 from ._jit import jit
@@ -43,9 +44,9 @@ def token_position_forward(ids, wte, wpe, *, start=0):
 def token_position_backward(dy, cache, *, out=None, add=False):
     (ids, n_rows), start, n_positions = cache
     C = dy.shape[-1]
-    dwte = target(out, 0, like=dy, shape=(n_rows, C))
+    dwte = target(out, 0, like=dy, shape=(n_rows, C), strided=True)
     dwpe = target(out, 1, like=dy, shape=(n_positions, C))
     if not add:
         dwte[...] = 0
     _scatter(dwte, dwpe, np.ascontiguousarray(dy), ids, start)
-    return dwte, dwpe
+    return deliver((dwte, dwpe), out)

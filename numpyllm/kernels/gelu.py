@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import ops as text
 from ..ops import BiasGeluCache
+from ..ops._out import deliver
 from ..workspace import empty
 from ._arrays import any_complex, rows, target, writable_rows
 from ._jit import jit
@@ -73,4 +74,4 @@ def bias_gelu_backward(dy, cache, *, out=None):
     bias = np.zeros(x.shape[-1], x.dtype) if b is None else b
     db = target(out, 1, like=bias)
     _bias_gelu_backward(writable_rows(dx), db, rows(dy), rows(x), bias, exact)
-    return dx, None if b is None else db
+    return deliver((dx, None if b is None else db), out)

@@ -4,6 +4,7 @@ import numpy as np
 
 from .. import ops as text
 from ..ops import LayerNormCache
+from ..ops._out import deliver
 from ..workspace import empty
 from ._arrays import any_complex, rows, target, writable_rows
 from ._jit import jit
@@ -71,7 +72,7 @@ def layernorm_forward(x, w, b=None, *, eps=1e-5):
 
 def layernorm_backward(dy, cache, *, out=None):
     nothing = np.zeros((1, dy.shape[-1]), dy.dtype)
-    return _backward(nothing, dy, cache, target(out, 0, like=dy), out and out[1:])
+    return deliver(_backward(nothing, dy, cache, out), out)
 
 
 def residual_layernorm_forward(x, r, w, b=None, *, eps=1e-5):
@@ -83,15 +84,12 @@ def residual_layernorm_forward(x, r, w, b=None, *, eps=1e-5):
 
 
 def residual_layernorm_backward(ds, dy, cache, *, out=None):
-    dx, dw, db = _backward(rows(ds), dy, cache, target(out, 0, like=dy), out and out[2:])
-    if out is not None and out[1] is not None:
-        np.copyto(out[1], dx)
-        return dx, out[1], dw, db
-    return dx, dx, dw, db
+    dx, dw, db = _backward(rows(ds), dy, cache, out and (out[0], *out[2:]))
+    return deliver((dx, dx, dw, db), out)
 
 
-def _backward(ds, dy, cache, dx, out):
+def _backward(ds, dy, cache, out):
     x, w, b, mean, rstd = cache
-    dw, db = target(out, 0, like=w), target(out, 1, like=w)
+    dx, dw, db = target(out, 0, like=dy), target(out, 1, like=w), target(out, 2, like=w)
     _normalise_backward(writable_rows(dx), dw, db, ds, rows(dy), rows(x), w, writable_rows(mean), writable_rows(rstd))
     return dx, dw, None if b is None else db

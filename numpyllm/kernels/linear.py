@@ -4,6 +4,7 @@ import numpy as np
 
 from .. import ops as text
 from ..ops import LinearCache
+from ..ops._out import deliver
 from ..workspace import empty
 from ._arrays import any_complex, rows, target
 
@@ -26,7 +27,7 @@ def linear_backward(dy, cache, *, out=None):
     if b is not None:
         db = target(out, 2, like=b)
         np.add.reduce(dy, axis=0, out=db)
-    dw = np.matmul(x_rows.T, dy, out=target(out, 1, like=w))
+    dw = np.matmul(x_rows.T, dy, out=target(out, 1, like=w, strided=True))
     dx = target(out, 0, like=x)
     np.matmul(dy, w.T, out=dx.reshape(x_rows.shape))
-    return dx, dw, db
+    return deliver((dx, dw, db), out)

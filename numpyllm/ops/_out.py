@@ -16,5 +16,6 @@ def deliver(results, out):
 
 
 def _copy(result, target):
-    np.copyto(target, result)
+    if result is not target:
+        np.copyto(target, result)
     return target

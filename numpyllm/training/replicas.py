@@ -19,7 +19,6 @@ from ..parameters import Parameters
 from ..workspace import Workspace
 from .optimizer import clip_scale, square_sums
 
-
 PRIVATE = 1 << 24       # parameters up to which each replica has a gradient of its own
 
 
@@ -72,7 +71,7 @@ class SharingParameters(Parameters):
 
 
 class Replicas:
-    """n replicas of a model, model itself the first of them. With n = 1 everything runs in the calling thread."""
+    """n replicas of a model, which all share its parameters. With n = 1 everything runs in the calling thread."""
 
     def __init__(self, model, n=1):
         self._barrier = threading.Barrier(n)
@@ -114,8 +113,10 @@ class Replicas:
         """One update from several micro-batches -> mean loss, gradient norm before clipping.
 
         micro_batches is a list of (ids, targets); draws(micro, first_row) makes the Draws for a micro-batch from some row on. If
-        loss or norm is not finite, nothing is updated.
+        loss or norm is not finite, nothing is updated. Raises ValueError for a micro-batch that has no row for each replica.
         """
+        if any(len(ids) < len(self) for ids, _ in micro_batches):
+            raise ValueError(f"each of {len(self)} replicas needs a row of every micro-batch: use fewer replicas")
         count = max(1, sum(int((targets != -1).sum()) for _, targets in micro_batches))
         parameters = [model.parameters for model in self.models]
         squares = [None] * len(self)
@@ -127,10 +128,9 @@ class Replicas:
             parameters[i].clear_gradients()
             for micro, (ids, targets) in enumerate(micro_batches):
                 rows = _share(len(ids), i, len(self))
-                if rows.stop > rows.start:
-                    loss, _ = self.models[i].loss_and_gradients(ids[rows], targets[rows], scale=1 / count,
-                                                                draws=draws(micro, rows.start))
-                    losses[i] += float(loss)
+                loss, _ = self.models[i].loss_and_gradients(ids[rows], targets[rows], scale=1 / count,
+                                                            draws=draws(micro, rows.start))
+                losses[i] += float(loss)
             if i == 0 or self._shared is None:
                 parameters[i].settle_gradients()
             self._barrier.wait()
@@ -149,11 +149,6 @@ class Replicas:
         if math.isfinite(norm + loss):
             optimizer.steps += 1
         return loss, norm
-
-
-def default_threads(batch_size):
-    """One thread for each physical core that this process may use, but no more than there are sequences."""
-    return max(1, min(physical_cores(), batch_size))
 
 
 def physical_cores():

@@ -20,7 +20,7 @@ from .checkpoint import load_checkpoint, restore
 from .compile import compile_kernels
 from .evaluate import evaluate
 from .optimizer import AdamW
-from .replicas import Replicas, default_threads
+from .replicas import Replicas, physical_cores
 from .schedule import learning_rate
 
 
@@ -52,7 +52,7 @@ class Trainer:
         self.validation = Batches(val_tokens, **sizes, name="validation")
         self.optimizer = AdamW(model.parameters, model.ops, beta1=config.beta1, beta2=config.beta2,
                                weight_decay=config.weight_decay)
-        self.replicas = Replicas(model, config.threads or default_threads(config.batch_size))
+        self.replicas = Replicas(model, min(config.threads or physical_cores(), config.batch_size))
         self.step = 0
         self._saved_at = None
 

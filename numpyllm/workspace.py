@@ -7,6 +7,7 @@ active Workspace `empty` is an ordinary allocation and the rest does nothing, so
 In the first step the arena grows by blocks; when it is next empty, one block of the highest mark replaces them.
 """
 
+import math
 import threading
 from contextlib import contextmanager
 
@@ -25,6 +26,7 @@ class Workspace:
         self.poison = poison
         self.high_water = 0             # bytes in use at once, at most
         self._blocks = []               # (buffer, bytes in all blocks before it)
+        self._block = np.empty(0, np.uint8), 0      # the one in use
         self._used = 0
 
     @contextmanager
@@ -40,22 +42,25 @@ class Workspace:
 
     def take(self, shape, dtype):
         """An uninitialised array, aligned to 64 bytes."""
-        dtype = np.dtype(dtype)
-        size = dtype.itemsize
-        for n in shape:
-            size *= n
-        size = -(-size // ALIGNMENT) * ALIGNMENT
-        for buffer, before in self._blocks:
+        size = -(-math.prod(shape) * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
+        buffer, before = self._block
+        offset = self._used - before
+        if not 0 <= offset <= buffer.size - size:
+            buffer, before = self._block = self._block_for(size)
             offset = max(0, self._used - before)
-            if self._used <= before + buffer.size - size:
-                break
-        else:
-            before = sum(buffer.size for buffer, _ in self._blocks)
-            buffer, offset = aligned_zeros(max(size, BLOCK), np.dtype(np.uint8)), 0
-            self._blocks.append((buffer, before))
-        self._used = before + offset + size
-        self.high_water = max(self.high_water, self._used)
+        self._used = end = before + offset + size
+        if end > self.high_water:
+            self.high_water = end
         return np.ndarray(shape, dtype, buffer, offset)
+
+    def _block_for(self, size):
+        """The first block, a new one if need be, with so many bytes free."""
+        for buffer, before in self._blocks:
+            if self._used <= before + buffer.size - size:
+                return buffer, before
+        before = sum(buffer.size for buffer, _ in self._blocks)
+        self._blocks.append((aligned_zeros(max(size, BLOCK), np.dtype(np.uint8)), before))
+        return self._blocks[-1]
 
     def release(self, mark):
         """Give back everything taken since the mark."""
@@ -66,6 +71,7 @@ class Workspace:
         self._used = mark
         if mark == 0 and len(self._blocks) > 1:
             self._blocks = []               # first: else both would be there at once
+            self._block = np.empty(0, np.uint8), 0
             self._blocks = [(aligned_zeros(self.high_water, np.dtype(np.uint8)), 0)]
 
 

@@ -5,8 +5,7 @@ from collections import defaultdict
 from types import SimpleNamespace
 
 import numpy as np
-from threadpoolctl import threadpool_limits
-
+from .. import blas
 from ..backend import load_backend
 from ..models import GPT
 from ..training import AdamW
@@ -31,7 +30,7 @@ def bench_ops(size_name, *, seconds, log):
     model.bind(model.parameters, timed)
     optimizer = AdamW(model.parameters, timed, beta1=BETAS[0], beta2=BETAS[1], weight_decay=WEIGHT_DECAY)
     replicas, batch, steps = Replicas(model, 1), random_batch(size), []
-    with threadpool_limits(1):
+    with blas.limited(1):
         started = time.perf_counter()
         while len(steps) < 6 or time.perf_counter() - started < seconds:
             if len(steps) == 3:

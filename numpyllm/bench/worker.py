@@ -4,19 +4,20 @@ It reads a number of steps a line from standard input and answers with one line 
 it writes says that it is ready, or what is missing. A step is batch to AdamW, with clipping at 1; random tokens.
 """
 
+import functools
 import json
 import resource
 import sys
 import time
+from contextlib import ExitStack
 
 import numpy as np
 
 from .sizes import BETAS, CLIP, LEARNING_RATE, SIZES, WEIGHT_DECAY
 
 
-def numpyllm_step(size, threads):
-    from threadpoolctl import threadpool_limits
-
+def numpyllm_step(size, threads, stack):
+    from .. import blas
     from ..backend import load_backend
     from ..models import GPT
     from ..training import AdamW
@@ -26,12 +27,12 @@ def numpyllm_step(size, threads):
     compile_kernels(model, log=lambda line: None)
     optimizer = AdamW(model.parameters, model.ops, beta1=BETAS[0], beta2=BETAS[1], weight_decay=WEIGHT_DECAY)
     replicas = Replicas(model, min(threads, size.batch_size))
-    threadpool_limits(1 if len(replicas) > 1 else threads)
+    stack.enter_context(blas.limited(1 if len(replicas) > 1 else threads))
     batch = random_batch(size)
     return lambda: replicas.step([batch], optimizer, lr=LEARNING_RATE, grad_clip=CLIP, draws=lambda micro, row: None)
 
 
-def torch_step(size, threads, *, compiled=False, bf16=False):
+def torch_step(size, threads, stack, *, compiled=False, bf16=False):
     import torch
 
     from .torch_gpt import TorchGPT
@@ -56,8 +57,8 @@ def torch_step(size, threads, *, compiled=False, bf16=False):
 CONTESTANTS = {
     "numpyllm": numpyllm_step,
     "torch": torch_step,
-    "torch-compile": lambda size, threads: torch_step(size, threads, compiled=True),
-    "torch-bf16": lambda size, threads: torch_step(size, threads, bf16=True),
+    "torch-compile": functools.partial(torch_step, compiled=True),
+    "torch-bf16": functools.partial(torch_step, bf16=True),
 }
 
 
@@ -69,22 +70,23 @@ def random_batch(size):
 
 
 def main(name, size, threads):
-    try:
-        step = CONTESTANTS[name](SIZES[size], int(threads))
-        for _ in range(3):
-            step()
-    except ImportError as error:
-        print(json.dumps({"missing": error.name}), flush=True)
-        return
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        seconds = []
-        for _ in range(int(line)):
-            started = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - started)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "peak_mb": peak}), flush=True)
+    with ExitStack() as stack:
+        try:
+            step = CONTESTANTS[name](SIZES[size], int(threads), stack)
+            for _ in range(3):
+                step()
+        except ImportError as error:
+            print(json.dumps({"missing": error.name}), flush=True)
+            return
+        print(json.dumps({"ready": True}), flush=True)
+        for line in sys.stdin:
+            seconds = []
+            for _ in range(int(line)):
+                started = time.perf_counter()
+                step()
+                seconds.append(time.perf_counter() - started)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(json.dumps({"seconds": seconds, "peak_mb": peak}), flush=True)
 
 
 if __name__ == "__main__":

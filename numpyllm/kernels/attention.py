@@ -1,7 +1,7 @@
-"""Twin of numpyllm.ops.attention: BLAS products over blocks of queries, and one pass over each block for the softmax.
+"""Twin of numpyllm.ops.attention: one block of queries of one head at a time, whose scores never leave the cache.
 
 Only the keys that some query of the block sees are multiplied: below the diagonal of a causal mask, within its spans in
-general. A block's scores stay in the cache between the products. Dropout on the probabilities is left to the text.
+general. Dropout on the probabilities is left to the text.
 """
 
 import math
@@ -10,162 +10,173 @@ import numpy as np
 
 from .. import ops as text
 from ..ops import AttentionCache
+from ..ops._out import deliver
 from ..workspace import empty, mark, release
 from ._arrays import any_complex, target
 from ._jit import jit
 from ._math import exp
+from .matmul import WIDTH, address, product, scratch_entries
 
-QUERIES = 64                # queries in a block
-SCORES = 1 << 17            # scores that a block of queries and sequences may have, about: they should stay in the cache
-
-
-@jit
-def _hide_gaps(row, spans, low):
-    """Put -inf between a query's intervals, so that exp makes 0 of it. row[0] is key `low`; spans (M, 2) ascend."""
-    end = 0
-    for m in range(spans.shape[0]):
-        start, stop = max(spans[m, 0] - low, end), min(spans[m, 1] - low, row.size)
-        if stop > start:
-            row[end:start] = -np.inf
-            end = stop
-    row[end:] = -np.inf
+QUERIES = 24                # queries in a block: whole tiles of a product
 
 
 @jit
-def _softmax(s, lse, spans, first, low):
-    """Scores (B, H, Q, K) to probabilities, in place, and their log-sum-exp. spans (1 or B, T, M, 2).
+def _seen(spans, first, stop, S):
+    """The keys, low to high, that queries first to stop look at, at most. spans (T, M, 2)."""
+    low, high = S, 0
+    for t in range(first, stop):
+        for m in range(spans.shape[1]):
+            start, end = max(spans[t, m, 0], 0), min(spans[t, m, 1], S)
+            if start < end:
+                low, high = min(low, start), max(high, end)
+    return min(low, high), high
 
-    Most loops run over whole rows, hidden keys and all: that is faster than to stop at each row's own length.
-    """
-    B, H, Q, K = s.shape
-    M = spans.shape[2]
-    real = s.dtype.type
+
+@jit
+def _hide(row, spans, low):
+    """Put -inf where none of a query's intervals is, so that exp makes 0 of it. row[0] is key `low`; spans (M, 2)."""
+    for j in range(row.size):
+        seen = False
+        for m in range(spans.shape[0]):
+            seen = seen or spans[m, 0] <= low + j < spans[m, 1]
+        if not seen:
+            row[j] = -np.inf
+
+
+@jit
+def _interval(row, spans, low):
+    """The entries of a row, start to stop, outside of which all are hidden. Several intervals hide their gaps themselves."""
+    if spans.shape[0] > 1:
+        _hide(row, spans, low)
+        return 0, row.size
+    return min(max(spans[0, 0] - low, 0), row.size), min(spans[0, 1] - low, row.size)
+
+
+@jit
+def _corner(x, b, t, h):
+    """The address of entry (b, t, h, 0)."""
+    return address(x) + b * x.strides[0] + t * x.strides[1] + h * x.strides[2]
+
+
+@jit
+def _forward(panel, scores, y, lse, q, k, v, spans, scale):
+    """spans (1 or B, T, M, 2). Most loops run over whole rows, hidden keys and all: faster than to stop at each row's length."""
+    B, T, H, D = q.shape
+    S, size = k.shape[1], q.itemsize
+    q_row, k_row, v_row, y_row = q.strides[1] // size, k.strides[1] // size, v.strides[1] // size, y.strides[1] // size
+    real = q.dtype.type
     nothing = -real(np.inf)
+    pitch = scores.shape[1]
     for b in range(B):
-        of = b if spans.shape[0] > 1 else 0
+        of = spans[b if spans.shape[0] > 1 else 0]
         for h in range(H):
-            for i in range(Q):
-                row = s[b, h, i]
-                start, stop = max(spans[of, first + i, 0, 0] - low, 0), min(spans[of, first + i, M - 1, 1] - low, K)
-                if M > 1:
-                    _hide_gaps(row, spans[of, first + i], low)
-                    start, stop = 0, K
-                top = nothing
-                for j in range(start, stop):
-                    top = max(top, row[j])
-                if top == nothing:
-                    row[:] = real(0)
-                    lse[b, h, first + i] = nothing
+            for first in range(0, T, QUERIES):
+                stop = min(T, first + QUERIES)
+                low, high = _seen(of, first, stop, S)
+                K = high - low
+                if K > 0:
+                    product(panel, address(scores), pitch, 0, 0, _corner(q, b, first, h), q_row, 1,
+                            _corner(k, b, low, h), 1, k_row, stop - first, K, D)                    # (1)
+                for i in range(stop - first):                                                       # (2) (3)
+                    row = scores[i, :K]
+                    start, end = _interval(row, of[first + i], low)
+                    top = nothing
+                    for j in range(start, end):
+                        top = max(top, row[j])
+                    if top == nothing:
+                        row[:] = real(0)
+                        lse[b, h, first + i] = nothing
+                        continue
+                    total = real(0)
+                    for j in range(K):
+                        e = exp((row[j] - top) * scale) if start <= j < end else real(0)
+                        row[j] = e
+                        total += e
+                    share = real(1) / total
+                    for j in range(K):
+                        row[j] *= share
+                    lse[b, h, first + i] = top * scale + np.log(total)
+                if K > 0:
+                    product(panel, _corner(y, b, first, h), y_row, 0, 0, address(scores), pitch, 1,
+                            _corner(v, b, low, h), v_row, 1, stop - first, D, K)                    # (5)
+                else:
+                    y[b, first:stop, h] = real(0)
+
+
+@jit
+def _backward(panel, scores, dP, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
+    """Probabilities are recomputed from the scores and each row's log-sum-exp."""
+    B, T, H, D = q.shape
+    S, size = k.shape[1], q.itemsize
+    q_row, k_row, v_row, dy_row = q.strides[1] // size, k.strides[1] // size, v.strides[1] // size, dy.strides[1] // size
+    dq_row, dk_row, dv_row = dq.strides[1] // size, dk.strides[1] // size, dv.strides[1] // size
+    real = q.dtype.type
+    nothing = -real(np.inf)
+    pitch = scores.shape[1]
+    for b in range(B):
+        of = spans[b if spans.shape[0] > 1 else 0]
+        for h in range(H):
+            dk[b, :, h] = real(0)
+            dv[b, :, h] = real(0)
+            for first in range(0, T, QUERIES):
+                stop = min(T, first + QUERIES)
+                low, high = _seen(of, first, stop, S)
+                K, Q = high - low, stop - first
+                if K == 0:
+                    dq[b, first:stop, h] = real(0)
                     continue
-                total = real(0)
-                for j in range(K):
-                    e = exp(row[j] - top) if start <= j < stop else real(0)
-                    row[j] = e
-                    total += e
-                share = real(1) / total
-                for j in range(K):
-                    row[j] *= share
-                lse[b, h, first + i] = top + np.log(total)
+                q_, dy_ = _corner(q, b, first, h), _corner(dy, b, first, h)
+                k_, dk_, dv_ = _corner(k, b, low, h), _corner(dk, b, low, h), _corner(dv, b, low, h)
+                P_, dP_ = address(scores), address(dP)
+                product(panel, P_, pitch, 0, 0, q_, q_row, 1, k_, 1, k_row, Q, K, D)                        # (1) again
+                product(panel, dP_, pitch, 0, 0, dy_, dy_row, 1, _corner(v, b, low, h), 1, v_row, Q, K, D)  # (5)
+                for i in range(Q):                                                                          # (3) (2)
+                    row, drow = scores[i, :K], dP[i, :K]
+                    start, end = _interval(row, of[first + i], low)
+                    norm = lse[b, h, first + i]
+                    if norm == nothing:
+                        start, end = 0, 0
+                    mean = real(0)
+                    for c in range(D):
+                        mean += dy[b, first + i, h, c] * y[b, first + i, h, c]
+                    for j in range(K):
+                        p = exp(row[j] * scale - norm) if start <= j < end else real(0)
+                        row[j] = p
+                        drow[j] = p * (drow[j] - mean) * scale
+                product(panel, dv_, dv_row, dv_, dv_row, P_, 1, pitch, dy_, dy_row, 1, K, D, Q)             # (5)
+                product(panel, _corner(dq, b, first, h), dq_row, 0, 0, dP_, pitch, 1, k_, k_row, 1, Q, D, K)    # (1)
+                product(panel, dk_, dk_row, dk_, dk_row, dP_, 1, pitch, q_, q_row, 1, K, D, Q)              # (1)
 
 
-@jit
-def _softmax_backward(s, dP, dot, lse, spans, first, low, scale):
-    """Products q k^T to probabilities again (in s), and dP to the gradient of q k^T (in dP)."""
-    B, H, Q, K = s.shape
-    M = spans.shape[2]
-    real = s.dtype.type
-    nothing = -real(np.inf)
-    for b in range(B):
-        of = b if spans.shape[0] > 1 else 0
-        for h in range(H):
-            for i in range(Q):
-                row, drow = s[b, h, i], dP[b, h, i]
-                start, stop = max(spans[of, first + i, 0, 0] - low, 0), min(spans[of, first + i, M - 1, 1] - low, K)
-                if M > 1:
-                    _hide_gaps(row, spans[of, first + i], low)
-                    start, stop = 0, K
-                norm, mean = lse[b, h, first + i], dot[b, h, i]
-                if norm == nothing:
-                    start, stop = 0, 0
-                for j in range(K):
-                    p = exp(row[j] * scale - norm) if start <= j < stop else real(0)
-                    row[j] = p
-                    drow[j] = p * (drow[j] - mean) * scale
-
-
-def _ordered_spans(spans, T, S):
-    """Spans as (1 or B, T, M, 2) within [0, S], each query's in ascending order; None: one interval of all keys."""
+def _as_array(spans, T, S):
+    """Spans as (1 or B, T, M, 2); None: one interval of all keys."""
     if spans is None:
-        return np.broadcast_to(np.array([0, S]), (1, T, 1, 2)).copy()
-    spans = np.clip(spans, 0, S).astype(np.int64)
-    spans = spans if spans.ndim == 4 else spans[None]
-    if spans.shape[2] > 1:
-        spans = np.take_along_axis(spans, np.argsort(spans[..., :1], axis=2), axis=2)
-    return np.ascontiguousarray(spans)
+        return np.broadcast_to(np.array([0, S]), (1, T, 1, 2))
+    return spans if spans.ndim == 4 else spans[None]
 
 
-def _plan(spans, B, T, S, H):
-    """-> blocks of work that together cover everything.
-
-    A block is three slices, of sequences, queries and keys, and the ordered spans of its sequences; the last queries come
-    first. Spans that cannot change (not writeable), as those of the layers, are planned once.
-    """
-    key = (id(spans), B, T, S, H)
-    known, blocks = _PLANS.get(key, (None, None))
-    if blocks is not None and known is spans:
-        return blocks
-    blocks = list(_blocks(B, T, H, _ordered_spans(spans, T, S)))
-    if spans is None or not spans.flags.writeable:
-        if len(_PLANS) >= 64:
-            _PLANS.clear()
-        _PLANS[key] = spans, blocks     # spans are kept, so that their id stays theirs
-    return blocks
+def _scratch(n, T, S, D, dtype):
+    """Room for the panel of a product, and for n blocks of scores."""
+    pitch = -(-S * dtype.itemsize // WIDTH) * WIDTH // dtype.itemsize
+    rows = min(T, QUERIES)
+    return empty((scratch_entries(dtype.itemsize, max(S, D, rows)),), dtype), *(empty((rows, pitch), dtype) for _ in range(n))
 
 
-_PLANS = {}
-
-
-def _blocks(B, T, H, spans):
-    group = max(1, SCORES // (H * min(T, QUERIES) * max(1, int(spans[..., 1].max()))))
-    for b in range(0, B, group):
-        of = spans if spans.shape[0] == 1 else spans[b:b + group]
-        for first in reversed(range(0, T, QUERIES)):
-            block = of[:, first:first + QUERIES]
-            some = block[..., 1] > block[..., 0]
-            low, high = (int(block[..., 0][some].min()), int(block[..., 1][some].max())) if some.any() else (0, 0)
-            yield slice(b, min(B, b + group)), slice(first, min(T, first + QUERIES)), slice(low, high), of
-
-
-def _heads_first(a):
-    return a.transpose(0, 2, 1, 3)
-
-
-def _transposed(a):
-    """(B, S, H, D) -> (B, H, D, S), copied: small products with a transposed right factor are a third slower than the copy."""
-    B, S, H, D = a.shape
-    turned = empty((B, H, D, S), a.dtype)
-    np.copyto(turned, a.transpose(0, 2, 3, 1))
-    return turned
+def _rowwise(x):
+    """x with the entries of its last axis next to each other."""
+    return x if x.strides[-1] == x.itemsize else np.ascontiguousarray(x)
 
 
 def attention_forward(q, k, v, spans=None, *, keep=None, p=0.0):
     if keep is not None or any_complex(q, k, v):
         return text.attention_forward(q, k, v, spans, keep=keep, p=p)
     B, T, H, D = q.shape
+    S = k.shape[1]
     y, lse = empty((B, T, H, D), q.dtype), empty((B, H, T), q.dtype)
-    blocks = _plan(spans, B, T, k.shape[1], H)
-    v_, y_ = _heads_first(v), _heads_first(y)
-    before = mark()
-    scaled = np.multiply(q, 1 / math.sqrt(D), out=empty(q.shape, q.dtype))
-    scaled, k_ = _heads_first(scaled), _transposed(k)
-    for b, t, s, of in blocks:
-        height = mark()
-        scores = empty((b.stop - b.start, H, t.stop - t.start, s.stop - s.start), q.dtype)
-        np.matmul(scaled[b, :, t], k_[b, :, :, s], out=scores)                          # (1)
-        _softmax(scores, lse[b], of, t.start, s.start)                                  # (2) (3)
-        np.matmul(scores, v_[b, :, s], out=y_[b, :, t])                                 # (5)
-        release(height)
-    release(before)
+    height = mark()
+    _forward(*_scratch(1, T, S, D, q.dtype), y, lse, _rowwise(q), _rowwise(k), _rowwise(v), _as_array(spans, T, S),
+             q.dtype.type(1 / math.sqrt(D)))
+    release(height)
     return y, AttentionCache(q, k, v, y, lse, spans, None, 0.0)
 
 
@@ -175,30 +186,10 @@ def attention_backward(dy, cache, *, out=None):
         return text.attention_backward(dy, cache, out=out)
     B, T, H, D = q.shape
     S = k.shape[1]
-    scale = 1 / math.sqrt(D)
-    dq, dk, dv = (target(out, i, like=a, strided=True) for i, a in enumerate((q, k, v)))
-    blocks = _plan(spans, B, T, S, H)
-    q_, k_, y_, dy_, dq_, dk_, dv_ = (_heads_first(a) for a in (q, k, y, dy, dq, dk, dv))
-    before = mark()
-    k_turned, v_turned = _transposed(k), _transposed(v)
-    for b, t, s, of in blocks:
-        height = mark()
-        shape = (b.stop - b.start, H, t.stop - t.start, s.stop - s.start)
-        scores, dP = empty(shape, q.dtype), empty(shape, q.dtype)
-        dot = np.einsum("bhqd,bhqd->bhq", dy_[b, :, t], y_[b, :, t])
-        np.matmul(q_[b, :, t], k_turned[b, :, :, s], out=scores)                        # recomputed: (1) (3)
-        np.matmul(dy_[b, :, t], v_turned[b, :, :, s], out=dP)                           # (5)
-        _softmax_backward(scores, dP, dot, lse[b], of, t.start, s.start, q.dtype.type(scale))   # (3) (2)
-        np.matmul(dP, k_[b, :, s], out=dq_[b, :, t])                                    # (1)
-        if t.stop == T and (s.start, s.stop) == (0, S):     # the first block of these sequences, and it sees all keys
-            np.matmul(scores.swapaxes(-1, -2), dy_[b, :, t], out=dv_[b])                # (5)
-            np.matmul(dP.swapaxes(-1, -2), q_[b, :, t], out=dk_[b])                     # (1)
-        else:
-            if t.stop == T:
-                dk[b], dv[b] = 0, 0
-            part = empty((b.stop - b.start, H, s.stop - s.start, D), q.dtype)
-            dv_[b, :, s] += np.matmul(scores.swapaxes(-1, -2), dy_[b, :, t], out=part)  # (5)
-            dk_[b, :, s] += np.matmul(dP.swapaxes(-1, -2), q_[b, :, t], out=part)       # (1)
-        release(height)
-    release(before)
-    return dq, dk, dv
+    places = out and tuple(g if g is not None and g.strides[-1] == g.itemsize else None for g in out)
+    dq, dk, dv = (target(places, i, like=a, strided=True) for i, a in enumerate((q, k, v)))
+    height = mark()
+    _backward(*_scratch(2, T, S, D, q.dtype), dq, dk, dv, _rowwise(dy), _rowwise(q), _rowwise(k), _rowwise(v), y, lse,
+              _as_array(spans, T, S), q.dtype.type(1 / math.sqrt(D)))
+    release(height)
+    return deliver((dq, dk, dv), out)

@@ -10,6 +10,7 @@ from ._arrays import any_complex, rows, target
 from ._jit import jit
 from ._math import exp
 from .linear import linear_backward, linear_forward
+from .matmul import matmul
 
 LOGITS = 1 << 25            # logits that are made at once in training; more rows are taken in turns
 
@@ -115,12 +116,9 @@ def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, out=Non
     for first in range(0, N, step):
         height = mark()
         part = slice(first, min(N, first + step))
-        logits = np.matmul(h_rows[part], w.T, out=empty((part.stop - first, V), h.dtype))
+        logits = matmul(h_rows[part], w.T, out=empty((part.stop - first, V), h.dtype))
         loss += _loss_and_gradient(logits, targets[part], counted[part], h.dtype.type(dloss))
-        np.matmul(logits, w, out=dh_rows[part])
-        if first == 0:
-            np.matmul(logits.T, h_rows[part], out=dw)
-        else:
-            dw += np.matmul(logits.T, h_rows[part], out=empty(w.shape, w.dtype))
+        matmul(logits, w, out=dh_rows[part])
+        matmul(logits.T, h_rows[part], out=dw, add=dw if first > 0 else None)
         release(height)
     return h.dtype.type(loss), int(counted.sum()), *deliver((dh, dw), out)

@@ -1,4 +1,4 @@
-"""Twin of numpyllm.ops.linear: the products stay BLAS's, the results go into the workspace."""
+"""Twin of numpyllm.ops.linear: the products of matmul.py, and the bias added on the way out of the registers."""
 
 import numpy as np
 
@@ -6,17 +6,15 @@ from .. import ops as text
 from ..ops import LinearCache
 from ..ops._out import deliver
 from ..workspace import empty
-from ._arrays import any_complex, rows, target
+from ._arrays import any_complex, rows, target, writable_rows
+from .matmul import matmul
 
 
 def linear_forward(x, w, b=None):
     if any_complex(x, w, b):
         return text.linear_forward(x, w, b)
     y = empty((*x.shape[:-1], w.shape[1]), x.dtype)
-    flat = y.reshape(-1, w.shape[1])
-    np.matmul(rows(x), w, out=flat)
-    if b is not None:
-        np.add(flat, b, out=flat)
+    matmul(rows(x), w, out=writable_rows(y), add=b)
     return y, LinearCache(x, w, b)
 
 
@@ -27,7 +25,7 @@ def linear_backward(dy, cache, *, out=None):
     if b is not None:
         db = target(out, 2, like=b)
         np.add.reduce(dy, axis=0, out=db)
-    dw = np.matmul(x_rows.T, dy, out=target(out, 1, like=w, strided=True))
+    dw = matmul(x_rows.T, dy, out=target(out, 1, like=w, strided=True))
     dx = target(out, 0, like=x)
-    np.matmul(dy, w.T, out=dx.reshape(x_rows.shape))
+    matmul(dy, w.T, out=writable_rows(dx))
     return deliver((dx, dw, db), out)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .. import blas
 from .. import ops as text
 from ..models import GPT
 from ..random import Draws
@@ -20,7 +21,8 @@ def compile_kernels(model, log=print):
         return
     from ..kernels._jit import count_compilations
     started = time.perf_counter()
-    with count_compilations(lambda: log("compiling kernels for this machine (some seconds, the first time only)")) as compiled:
+    announce = lambda: log("compiling kernels for this machine (some seconds, the first time only)")
+    with count_compilations(announce) as compiled, blas.limited(1):
         toy = GPT(replace(model.config, n_layer=1, n_head=2, n_embd=4, block_size=3, vocab_size=5), ops=model.ops,
                   dtype=model.parameters.dtype)
         ids = np.ones((2, 3), np.int64)

@@ -10,9 +10,8 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from .. import __version__
+from .. import __version__, blas
 from ..data import Batches
 from ..errors import InputError
 from ..random import Draws
@@ -82,9 +81,9 @@ class Trainer:
             self.log(f"step {self.step} of {self.config.max_iters} was reached before: a larger --max_iters goes on from here")
         compile_kernels(self.model, self.log)
         config, first = self.config, self.step
-        blas = 1 if len(self.replicas) > 1 or config.threads == 1 else None      # threads of two kinds would fight
+        blas_threads = 1 if len(self.replicas) > 1 or config.threads == 1 else None      # threads of two kinds would fight
         try:
-            with _finish_step_on_interrupt() as interrupted, threadpool_limits(blas):
+            with _finish_step_on_interrupt() as interrupted, blas.limited(blas_threads):
                 if self.step == 0 and self._saved_at is None:
                     self._report_evaluation()
                 started = time.perf_counter()

@@ -1,0 +1,310 @@
+"""The matrix product out = a b on one core, for any strides: what linear maps and attention spend their time in.
+
+BLAS is written for large matrices: it copies both factors, zeroes the result and reads it again, which at the sizes of a
+small model is a tenth of the time. The scheme here is the same (Goto and van de Geijn 2008), with less around it:
+
+    for each panel of b, as wide as two registers:              copied once, in the order in which it is read
+        for each tile of the result, ROWS rows by that width:
+            keep the whole tile in registers; for each k:       ROWS x 2 multiply-adds for ROWS + 2 loads
+                tile += column k of a's rows (x) row k of the panel
+
+That a tile stays in registers, neither Python nor Numba can say: `_tile`, `_copy_row` and `_turn` are written in LLVM's own
+language, where vectors are values. docs/kernels.md leads there step by step, with the timing of each.
+
+An entry of the result is a sum in the order of k: it depends on its row and its column only, not on how many others there are.
+"""
+
+import platform
+
+import llvmlite.binding
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from .. import blas
+from ..workspace import empty, mark, release
+from ._jit import jit
+
+DEPTH = 1024                # k in a panel, at most: a panel should stay in the second cache
+
+
+def _registers():
+    """The width of the vector registers in bytes, and the rows of a tile: rows x 2 + 3 registers should be there.
+
+    AVX-512 has 32 of 64 bytes, AVX2 16 of 32, the x86 before it 16 of 16, ARM and others 32 of 16.
+    """
+    if numba.config.CPU_FEATURES is not None:
+        features = {name[1:] for name in numba.config.CPU_FEATURES.split(",") if name.startswith("+")}
+    else:
+        features = {name for name, there in llvmlite.binding.get_host_cpu_features().items() if there}
+    if "avx512f" in features:
+        return 64, 12
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return 32 if {"avx2", "fma"} <= features else 16, 6
+    return 16, 12
+
+
+WIDTH, ROWS = _registers()
+
+
+def _tile(rows):
+    """Make `tile(real, c, c_row, width, d, d_row, a, a_row, a_column, following, panel, K)` for so many rows.
+
+    c = d + a panel, with a (rows, K), panel (K, 2 vectors), c and d (rows, width); the panel's further columns are ignored.
+    Arrays come as addresses and strides in entries, `real` is any value of their type. d = 0: nothing is added. `following` is the a of the next tile, to have
+    it fetched meanwhile: an array that comes from beyond the second cache costs a fifth of the time else.
+    """
+    @intrinsic
+    def tile(typing, real, c, c_row, width, d, d_row, a, a_row, a_column, following, panel, K):
+        def generate(context, builder, signature, arguments):
+            _, c, c_row, width, d, d_row, a, a_row, a_column, following, panel, K = arguments
+            v = _Vectors(builder, real)
+            starts = [builder.mul(a_row, v.integer(r)) for r in range(rows)]
+            at = lambda stride, r, half: builder.add(builder.mul(stride, v.integer(r)), v.integer(half * v.lanes))
+            for r in range(rows):
+                for half in HALVES:
+                    v.fetch_early(c, at(c_row, r, half))
+            before = builder.block
+            loop, after = (builder.append_basic_block(name) for name in ("multiply", "deliver"))
+            builder.branch(loop)
+
+            builder.position_at_end(loop)
+            k = builder.phi(INTEGER)
+            sums = [[builder.phi(v.vector) for _ in HALVES] for _ in range(rows)]
+            row_k = [v.load(panel, builder.add(builder.mul(k, v.integer(2 * v.lanes)), v.integer(half * v.lanes)))
+                     for half in HALVES]
+            column_k = builder.mul(k, a_column)
+            row = builder.and_(k, v.integer(v.lanes - 1))       # one line of memory in each turn: all of them in K turns
+            v.fetch_early(following, builder.add(column_k, builder.mul(row, a_row)), write=False)
+            more = []
+            for start, row in zip(starts, sums):
+                entry = v.spread(v.number_at(a, builder.add(column_k, start)))
+                more.append([v.multiply_add(entry, b, so_far) for b, so_far in zip(row_k, row)])
+            next_k = builder.add(k, v.integer(1))
+            for phi, first, value in zip([k, *sum(sums, [])], [v.integer(0), *[v.zero] * 2 * rows], [next_k, *sum(more, [])]):
+                phi.add_incoming(first, before)
+                phi.add_incoming(value, loop)
+            builder.cbranch(builder.icmp_signed("<", next_k, K), loop, after)
+
+            builder.position_at_end(after)
+            inside = [v.first(builder.sub(width, v.integer(half * v.lanes))) for half in HALVES]
+            add = builder.icmp_signed("!=", d, v.integer(0))
+            added = [builder.and_(mask, v.spread(add)) for mask in inside]
+            d, d_row = builder.select(add, d, c), builder.select(add, d_row, c_row)     # a masked load from nowhere is slow
+            for r, row in enumerate(more):
+                for half, value in enumerate(row):
+                    old = v.load(d, at(d_row, r, half), added[half])
+                    v.store(c, at(c_row, r, half), builder.fadd(old, value), inside[half])
+            return context.get_dummy_value()
+
+        return types.void(real, *[types.int64] * 11), generate
+    return tile
+
+
+@intrinsic
+def _copy_row(typing, real, panel, source, width):
+    """A row of the panel: so many entries from `source`, zeros beyond."""
+    def generate(context, builder, signature, arguments):
+        _, panel, source, width = arguments
+        v = _Vectors(builder, real)
+        for half in HALVES:
+            offset = v.integer(half * v.lanes)
+            v.store(panel, offset, v.load(source, offset, v.first(builder.sub(width, offset))))
+        return context.get_dummy_value()
+
+    return types.void(real, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def _turn(typing, real, panel, source, source_row, rows, columns):
+    """Half of some rows of the panel: a square block of `source`, turned, so that its rows become the panel's columns.
+
+    The block has so many rows and columns, at most as many as a vector has entries. In stage s, entry i of row j changes
+    places with entry i - s of row j + s, for each j without the bit s and i with it.
+    """
+    def generate(context, builder, signature, arguments):
+        _, panel, source, source_row, rows, columns = arguments
+        v = _Vectors(builder, real)
+        inside = v.first(columns)
+        last = builder.sub(rows, v.integer(1))
+        block = []
+        for r in range(v.lanes):            # rows that are not there repeat the last: in columns that no one reads
+            there = builder.select(builder.icmp_signed("<", v.integer(r), rows), v.integer(r), last)
+            block.append(v.load(source, builder.mul(source_row, there), inside))
+        s = v.lanes // 2
+        while s:
+            for j in range(v.lanes):
+                if not j & s:
+                    pair = block[j], block[j + s]
+                    block[j] = v.shuffle(*pair, [v.lanes + i - s if i & s else i for i in range(v.lanes)])
+                    block[j + s] = v.shuffle(*pair, [v.lanes + i if i & s else i + s for i in range(v.lanes)])
+            s //= 2
+        for k, row in enumerate(block):
+            v.store(panel, v.integer(2 * v.lanes * k), row)
+        return context.get_dummy_value()
+
+    return types.void(real, *[types.int64] * 5), generate
+
+
+INTEGER, BIT = ir.IntType(64), ir.IntType(1)
+HALVES = range(2)           # a row of a tile or panel is two vectors
+
+
+class _Vectors:
+    """LLVM's instructions on vectors of one type, and on arrays given as addresses. Offsets count entries."""
+
+    def __init__(self, builder, real):
+        self.builder, self.bits = builder, real.bitwidth
+        self.number = ir.FloatType() if real.bitwidth == 32 else ir.DoubleType()
+        self.lanes = 8 * WIDTH // real.bitwidth
+        self.vector = ir.VectorType(self.number, self.lanes)
+        self.mask = ir.VectorType(BIT, self.lanes)
+        self.zero = ir.Constant(self.vector, [0.0] * self.lanes)
+
+    def integer(self, value):
+        return ir.Constant(INTEGER, value)
+
+    def _place(self, address, offset, type_):
+        numbers = self.builder.inttoptr(address, self.number.as_pointer())
+        return self.builder.bitcast(self.builder.gep(numbers, [offset]), type_.as_pointer())
+
+    def _call(self, name, result, *arguments):
+        kind = ir.FunctionType(result, [a.type for a in arguments])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
+
+    def number_at(self, address, offset):
+        return self.builder.load(self._place(address, offset, self.number))
+
+    def load(self, address, offset, mask=None):
+        """A vector; where the mask is not set, 0, and memory is not touched."""
+        place = self._place(address, offset, self.vector)
+        if mask is None:
+            return self.builder.load(place, align=self.bits // 8)
+        return self._call(f"llvm.masked.load.v{self.lanes}f{self.bits}.p0", self.vector,
+                          place, ir.Constant(ir.IntType(32), self.bits // 8), mask, self.zero)
+
+    def store(self, address, offset, value, mask=None):
+        place = self._place(address, offset, self.vector)
+        if mask is None:
+            self.builder.store(value, place, align=self.bits // 8)
+        else:
+            self._call(f"llvm.masked.store.v{self.lanes}f{self.bits}.p0", ir.VoidType(),
+                       value, place, ir.Constant(ir.IntType(32), self.bits // 8), mask)
+
+    def fetch_early(self, address, offset, write=True):
+        """Have the memory there brought into the nearest cache, without waiting for it."""
+        byte = ir.IntType(8)
+        flags = (ir.Constant(ir.IntType(32), value) for value in (int(write), 3, 1))
+        self._call("llvm.prefetch.p0", ir.VoidType(), self._place(address, offset, byte), *flags)
+
+    def multiply_add(self, x, y, z):
+        """x y + z, in one instruction where the processor has it."""
+        return self.builder.fadd(self.builder.fmul(x, y, flags=["contract"]), z, flags=["contract"])
+
+    def spread(self, value):
+        """A vector with this value in each place."""
+        vector = ir.VectorType(value.type, self.lanes)
+        one = self.builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+        return self.shuffle(one, one, [0] * self.lanes)
+
+    def shuffle(self, x, y, places):
+        """Entries of x, then of y, counted through, in this order."""
+        return self.builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), places))
+
+    def first(self, n):
+        """The mask of the first n places."""
+        numbers = ir.Constant(ir.VectorType(INTEGER, self.lanes), list(range(self.lanes)))
+        return self.builder.icmp_signed("<", numbers, self.spread(n))
+
+
+_many_rows, _four_rows, _one_row = _tile(ROWS), _tile(4), _tile(1)
+
+
+@jit
+def address(x):
+    """Where an array begins, as a signed number: Numba makes a float of the sum of an unsigned and a signed one."""
+    return np.int64(x.ctypes.data)
+
+
+def scratch_entries(size, K):
+    """Entries of this size in bytes that `product` needs for its panel: whole blocks of rows, and room to align them."""
+    lanes = WIDTH // size
+    return (-(-min(K, DEPTH) // lanes) * 2 * lanes + 2) * lanes
+
+
+@jit
+def product(scratch, c, c_row, d, d_row, a, a_row, a_column, b, b_row, b_column, M, N, K):
+    """c (M, N) = d + a (M, K) b (K, N). Arrays are addresses and strides in entries; those of c and d have columns next to each
+    other, and so have those of b or its rows. d = 0: nothing is added; d = c: added to c; d_row = 0: d is one row for all.
+    """
+    real, size = scratch[0], scratch.itemsize
+    lanes = WIDTH // size
+    panel = (address(scratch) + WIDTH - 1) // WIDTH * WIDTH
+    for k in range(0, K, DEPTH):
+        depth = min(DEPTH, K - k)
+        if k > 0:
+            d, d_row = c, c_row
+        for j in range(0, N, 2 * lanes):
+            width = min(2 * lanes, N - j)
+            corner = b + size * (k * b_row + j * b_column)
+            if b_column == 1:
+                for i in range(depth):
+                    _copy_row(real, panel + size * i * 2 * lanes, corner + size * i * b_row, width)
+            else:
+                for v in range(0, width, lanes):
+                    for i in range(0, depth, lanes):
+                        _turn(real, panel + size * (i * 2 * lanes + v), corner + size * (v * b_column + i),
+                              b_column, min(lanes, width - v), min(lanes, depth - i))
+            i = 0
+            while i < M:
+                rows = ROWS if i + ROWS <= M else 4 if i + 4 <= M else 1
+                to, row = c + size * (i * c_row + j), a + size * (i * a_row + k * a_column)
+                added = d + size * (i * d_row + j) if d != 0 else 0
+                i += rows
+                following = row + size * rows * a_row if i < M else row
+                if rows == ROWS:
+                    _many_rows(real, to, c_row, width, added, d_row, row, a_row, a_column, following, panel, depth)
+                elif rows == 4:
+                    _four_rows(real, to, c_row, width, added, d_row, row, a_row, a_column, following, panel, depth)
+                else:
+                    _one_row(real, to, c_row, width, added, d_row, row, a_row, a_column, following, panel, depth)
+
+
+@jit
+def _matmul(scratch, c, d, d_row, a, b):
+    size = scratch.itemsize
+    product(scratch, address(c), c.strides[0] // size, address(d) if d_row >= 0 else 0, d_row,
+            address(a), a.strides[0] // size, a.strides[1] // size,
+            address(b), b.strides[0] // size, b.strides[1] // size, c.shape[0], c.shape[1], a.shape[1])
+
+
+def matmul(a, b, *, out, add=None):
+    """out (M, N) = a (M, K) b (K, N) + add (N), (M, N) or nothing. Real arrays of one dtype; `add` may be `out`.
+
+    BLAS does it where it has several threads to do it with.
+    """
+    if out.strides[1] != out.itemsize and out.strides[0] == out.itemsize and add is None:
+        matmul(b.T, a.T, out=out.T)                                     # the same product, read from its other side
+        return out
+    if not (blas.is_serial() and a.size and b.size and out.strides[1] == out.itemsize):
+        return _by_blas(a, b, out, add)
+    if b.itemsize not in b.strides:
+        b = np.ascontiguousarray(b)
+    height = mark()
+    scratch = empty((scratch_entries(a.itemsize, a.shape[1]),), a.dtype)
+    d, d_row = (scratch, -1) if add is None else (add, 0) if add.ndim == 1 else (add, add.strides[0] // add.itemsize)
+    _matmul(scratch, out, d, d_row, a, b)
+    release(height)
+    return out
+
+
+def _by_blas(a, b, out, add):
+    if add is out:
+        height = mark()
+        np.add(out, np.matmul(a, b, out=empty(out.shape, out.dtype)), out=out)
+        release(height)
+        return out
+    np.matmul(a, b, out=out)
+    return out if add is None else np.add(out, add, out=out)

@@ -15,9 +15,9 @@ from ..workspace import empty, mark, release
 from ._arrays import any_complex, target
 from ._jit import jit
 from ._math import exp
-from .matmul import WIDTH, address, product, scratch_entries
+from .matmul import WIDTH, address, product, scratch_for
 
-QUERIES = 24                # queries in a block: whole tiles of a product
+QUERIES = 32                # queries in a block
 
 
 @jit
@@ -116,9 +116,13 @@ def _backward(panel, scores, dP, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
     for b in range(B):
         of = spans[b if spans.shape[0] > 1 else 0]
         for h in range(H):
-            dk[b, :, h] = real(0)
-            dv[b, :, h] = real(0)
-            for first in range(0, T, QUERIES):
+            first = (T - 1) // QUERIES * QUERIES                            # the last block sees most keys: it writes dk
+            low, high = _seen(of, first, T, S)                              # and dv, the others add
+            begun = low == 0 and high == S
+            if not begun:
+                dk[b, :, h] = real(0)
+                dv[b, :, h] = real(0)
+            for first in range(first, -1, -QUERIES):
                 stop = min(T, first + QUERIES)
                 low, high = _seen(of, first, stop, S)
                 K, Q = high - low, stop - first
@@ -143,9 +147,10 @@ def _backward(panel, scores, dP, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
                         p = exp(row[j] * scale - norm) if start <= j < end else real(0)
                         row[j] = p
                         drow[j] = p * (drow[j] - mean) * scale
-                product(panel, dv_, dv_row, dv_, dv_row, P_, 1, pitch, dy_, dy_row, 1, K, D, Q)             # (5)
+                add = stop < T or not begun
+                product(panel, dv_, dv_row, dv_ if add else 0, dv_row, P_, 1, pitch, dy_, dy_row, 1, K, D, Q)   # (5)
                 product(panel, _corner(dq, b, first, h), dq_row, 0, 0, dP_, pitch, 1, k_, k_row, 1, Q, D, K)    # (1)
-                product(panel, dk_, dk_row, dk_, dk_row, dP_, 1, pitch, q_, q_row, 1, K, D, Q)              # (1)
+                product(panel, dk_, dk_row, dk_ if add else 0, dk_row, dP_, 1, pitch, q_, q_row, 1, K, D, Q)    # (1)
 
 
 def _as_array(spans, T, S):
@@ -159,7 +164,7 @@ def _scratch(n, T, S, D, dtype):
     """Room for the panel of a product, and for n blocks of scores."""
     pitch = -(-S * dtype.itemsize // WIDTH) * WIDTH // dtype.itemsize
     rows = min(T, QUERIES)
-    return empty((scratch_entries(dtype.itemsize, max(S, D, rows)),), dtype), *(empty((rows, pitch), dtype) for _ in range(n))
+    return scratch_for(max(S, D, rows), dtype), *(empty((rows, pitch), dtype) for _ in range(n))
 
 
 def _rowwise(x):

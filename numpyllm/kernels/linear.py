@@ -2,12 +2,26 @@
 
 import numpy as np
 
+from .. import blas
 from .. import ops as text
 from ..ops import LinearCache
 from ..ops._out import deliver
-from ..workspace import empty
+from ..workspace import empty, mark, release
 from ._arrays import any_complex, rows, target, writable_rows
-from .matmul import matmul
+from ._jit import jit
+from .matmul import matmul, multiply, scratch_for
+
+
+@jit
+def _backward(scratch, dx, dw, db, dy, x, w):
+    """All three in one call, while dy is in the cache. db may be empty."""
+    if db.size > 0:
+        db[:] = db.dtype.type(0)
+        for n in range(dy.shape[0]):
+            for j in range(dy.shape[1]):
+                db[j] += dy[n, j]
+    multiply(scratch, dw, scratch, -1, x.T, dy)
+    multiply(scratch, dx, scratch, -1, dy, w.T)
 
 
 def linear_forward(x, w, b=None):
@@ -20,12 +34,17 @@ def linear_forward(x, w, b=None):
 
 def linear_backward(dy, cache, *, out=None):
     x, w, b = cache
-    dy, x_rows = rows(dy), rows(x)
-    db = None
-    if b is not None:
-        db = target(out, 2, like=b)
-        np.add.reduce(dy, axis=0, out=db)
-    dw = matmul(x_rows.T, dy, out=target(out, 1, like=w, strided=True))
-    dx = target(out, 0, like=x)
-    matmul(dy, w.T, out=writable_rows(dx))
+    dx, dw = target(out, 0, like=x), target(out, 1, like=w, strided=True)
+    db = None if b is None else target(out, 2, like=b)
+    dy, x, dx_rows = rows(dy), rows(x), writable_rows(dx)
+    if blas.is_serial() and dy.size and w.flags.c_contiguous and dw.flags.c_contiguous:
+        height = mark()
+        scratch = scratch_for(max(dy.shape), dy.dtype)
+        _backward(scratch, dx_rows, dw, scratch[:0] if b is None else db, dy, x, w)
+        release(height)
+    else:
+        if b is not None:
+            np.add.reduce(dy, axis=0, out=db)
+        matmul(x.T, dy, out=dw)
+        matmul(dy, w.T, out=dx_rows)
     return deliver((dx, dw, db), out)

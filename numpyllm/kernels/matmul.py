@@ -228,10 +228,10 @@ def address(x):
     return np.int64(x.ctypes.data)
 
 
-def scratch_entries(size, K):
-    """Entries of this size in bytes that `product` needs for its panel: whole blocks of rows, and room to align them."""
-    lanes = WIDTH // size
-    return (-(-min(K, DEPTH) // lanes) * 2 * lanes + 2) * lanes
+def scratch_for(K, dtype):
+    """The scratch memory of a product over K: a panel of whole blocks of rows, and room to align it."""
+    lanes = WIDTH // dtype.itemsize
+    return empty(((-(-min(K, DEPTH) // lanes) * 2 * lanes + 2) * lanes,), dtype)
 
 
 @jit
@@ -273,7 +273,8 @@ def product(scratch, c, c_row, d, d_row, a, a_row, a_column, b, b_row, b_column,
 
 
 @jit
-def _matmul(scratch, c, d, d_row, a, b):
+def multiply(scratch, c, d, d_row, a, b):
+    """c = d + a b of arrays, where `product` can do it. d_row is -1 where nothing is added."""
     size = scratch.itemsize
     product(scratch, address(c), c.strides[0] // size, address(d) if d_row >= 0 else 0, d_row,
             address(a), a.strides[0] // size, a.strides[1] // size,
@@ -288,23 +289,19 @@ def matmul(a, b, *, out, add=None):
     if out.strides[1] != out.itemsize and out.strides[0] == out.itemsize and add is None:
         matmul(b.T, a.T, out=out.T)                                     # the same product, read from its other side
         return out
-    if not (blas.is_serial() and a.size and b.size and out.strides[1] == out.itemsize):
-        return _by_blas(a, b, out, add)
-    if b.itemsize not in b.strides:
-        b = np.ascontiguousarray(b)
     height = mark()
-    scratch = empty((scratch_entries(a.itemsize, a.shape[1]),), a.dtype)
-    d, d_row = (scratch, -1) if add is None else (add, 0) if add.ndim == 1 else (add, add.strides[0] // add.itemsize)
-    _matmul(scratch, out, d, d_row, a, b)
+    if blas.is_serial() and a.size and b.size and out.strides[1] == out.itemsize:
+        if b.itemsize not in b.strides:
+            b = np.ascontiguousarray(b)
+        scratch = scratch_for(a.shape[1], a.dtype)
+        if add is None:
+            multiply(scratch, out, scratch, -1, a, b)
+        else:
+            add = add if add.strides[-1] == add.itemsize else np.ascontiguousarray(add)
+            multiply(scratch, out, add, 0 if add.ndim == 1 else add.strides[0] // add.itemsize, a, b)
+    elif add is None:
+        np.matmul(a, b, out=out)
+    else:
+        np.add(np.matmul(a, b, out=empty(out.shape, out.dtype)), add, out=out)
     release(height)
     return out
-
-
-def _by_blas(a, b, out, add):
-    if add is out:
-        height = mark()
-        np.add(out, np.matmul(a, b, out=empty(out.shape, out.dtype)), out=out)
-        release(height)
-        return out
-    np.matmul(a, b, out=out)
-    return out if add is None else np.add(out, add, out=out)

@@ -63,9 +63,6 @@ def _tile(rows):
             v = _Vectors(builder, real)
             starts = [builder.mul(a_row, v.integer(r)) for r in range(rows)]
             at = lambda stride, r, half: builder.add(builder.mul(stride, v.integer(r)), v.integer(half * v.lanes))
-            for r in range(rows):
-                for half in HALVES:
-                    v.fetch_early(c, at(c_row, r, half))
             before = builder.block
             loop, after = (builder.append_basic_block(name) for name in ("multiply", "deliver"))
             builder.branch(loop)
@@ -78,6 +75,9 @@ def _tile(rows):
             column_k = builder.mul(k, a_column)
             row = builder.and_(k, v.integer(v.lanes - 1))       # one line of memory in each turn: all of them in K turns
             v.fetch_early(following, builder.add(column_k, builder.mul(row, a_row)), write=False)
+            line = builder.select(builder.icmp_signed("<", k, v.integer(2 * rows)), k, v.integer(0))
+            half = builder.mul(builder.and_(line, v.integer(1)), v.integer(v.lanes))
+            v.fetch_early(c, builder.add(builder.mul(builder.lshr(line, v.integer(1)), c_row), half))
             more = []
             for start, row in zip(starts, sums):
                 entry = v.spread(v.number_at(a, builder.add(column_k, start)))

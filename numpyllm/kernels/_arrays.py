@@ -22,7 +22,9 @@ def target(out, i, like=None, shape=None, strided=False):
 
 def rows(x):
     """x with its leading axes flattened, contiguous: (N, C)."""
-    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    if not x.flags.c_contiguous:
+        x = np.ascontiguousarray(x)
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
 
 def writable_rows(x):

@@ -10,12 +10,11 @@ def deliver(results, out):
     A lone result comes back as itself, several as a tuple.
     """
     if out is not None:
-        results = tuple(result if target is None or result is None else _copy(result, target)
-                        for result, target in zip(results, out, strict=True))
+        results = tuple([result if target is None or target is result or result is None else _copy(result, target)
+                         for result, target in zip(results, out, strict=True)])
     return results[0] if len(results) == 1 else results
 
 
 def _copy(result, target):
-    if result is not target:
-        np.copyto(target, result)
+    np.copyto(target, result)
     return target

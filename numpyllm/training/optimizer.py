@@ -43,13 +43,19 @@ class AdamW:
                                       weight_decay=decay, scale=scale)
 
 
-def square_sums(grad):
+def square_sums(grad, others=()):
     """The sums of squares of a flat gradient's chunks, as a list: their fsum is the square of its norm.
 
-    Within a chunk the gradient's own precision does; over 10^8 entries float32 would lose digits.
+    Gradients of the same parameters by `others` are added to it before, a chunk at a time, while it is in the cache. Within a
+    chunk the gradient's own precision does; over 10^8 entries float32 would lose digits.
     """
-    chunks = (grad[i:i + CHUNK] for i in range(0, grad.size, CHUNK))
-    return [float(np.dot(chunk, chunk)) for chunk in chunks]
+    sums = []
+    for i in range(0, grad.size, CHUNK):
+        chunk = grad[i:i + CHUNK]
+        for other in others:
+            np.add(chunk, other[i:i + CHUNK], out=chunk)
+        sums.append(float(np.dot(chunk, chunk)))
+    return sums
 
 
 def gradient_norm(grad):

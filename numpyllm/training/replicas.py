@@ -135,9 +135,8 @@ class Replicas:
                 parameters[i].settle_gradients()
             self._barrier.wait()
             part = optimizer.share(i, len(self))
-            for other in parameters[1:] if self._shared is None else ():
-                np.add(parameters[0].grad[part], other.grad[part], out=parameters[0].grad[part])
-            squares[i] = square_sums(parameters[0].grad[part])
+            others = [other.grad[part] for other in parameters[1:]] if self._shared is None else ()
+            squares[i] = square_sums(parameters[0].grad[part], others)
             self._barrier.wait()
             norm = math.sqrt(math.fsum(sum(squares, [])))
             if math.isfinite(norm + sum(losses)):

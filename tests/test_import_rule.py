@@ -7,16 +7,17 @@ from pathlib import Path
 import numpyllm
 
 ROOT = Path(numpyllm.__file__).parent
-RUN_TIME = {"numpy", "numba", "regex", "threadpoolctl"}
+RUN_TIME = {"numpy", "numba", "llvmlite", "regex", "threadpoolctl"}      # llvmlite is the half of Numba that knows LLVM
 
 # Each group with the groups that it may import. What is missing here is not allowed.
-FOUNDATION = {"errors", "config", "random", "extras"}
+FOUNDATION = {"errors", "config", "random", "extras", "blas"}
 BELOW = {
     "errors": set(), "config": {"errors"}, "random": set(), "extras": {"errors"}, "gradcheck": set(),
+    "blas": set(),
     "ops": set(),
     "parameters": {"random"},
     "workspace": {"parameters"},
-    "kernels": {"ops", "workspace"},
+    "kernels": {"ops", "workspace", "blas"},
     "backend": {"ops", "kernels"},
     "layers": {"ops", "parameters", "workspace"},
     "models": {"ops", "layers", "parameters", "workspace"} | FOUNDATION,

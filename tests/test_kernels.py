@@ -1,18 +1,28 @@
 """Every twin against the text: float64 by the complex step of the text's forward, float32 to its rounding, all pairings."""
 
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from strategies import LAYOUTS, freeze, layouts, seeds, sizes
 
-from numpyllm import kernels, ops
+from numpyllm import blas, kernels, ops
 from numpyllm.checks import CASES, LAYERS, MODELS, OPS, Sizes, check_case
 from numpyllm.gradcheck import assert_ok, check_op
 from numpyllm.kernels import _jit, _math
+from numpyllm.kernels.matmul import DEPTH, matmul
 
 TWINS = sorted(name for name in vars(kernels) if callable(getattr(kernels, name)) and getattr(kernels, name) is not getattr(ops, name, None))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_blas_thread():
+    """As in training: then the products are ours and not BLAS's, where those are faster."""
+    with blas.limited(1):
+        yield
 
 
 def test_there_are_twins_of_the_memory_bound_ops():
@@ -109,6 +119,43 @@ def test_attention_over_several_blocks(T, S, window):
     largest = max(map(np.linalg.norm, expected))            # with one key a query, dq and dk are zero
     for g, true in zip(kernels.attention_backward(dy, twin_cache), expected, strict=True):
         assert off(g, true, floor=0.1 * largest) < 1e-13
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@given(M=st.integers(1, 40), N=st.integers(1, 70), K=st.integers(1, 40), dtype=st.sampled_from([np.float32, np.float64]),
+       left=layouts, right=layouts, to=layouts, add=st.sampled_from(["nothing", "row", "matrix", "out"]), seed=seeds)
+def test_matmul(ours, M, N, K, dtype, left, right, to, add, seed):
+    """Every rest of a tile and a panel, every layout; what lies around the result is not touched."""
+    rng = np.random.default_rng(seed)
+    a, b = (LAYOUTS[layout](rng.standard_normal(shape).astype(dtype)) for layout, shape in ((left, (M, K)), (right, (K, N))))
+    frame = np.full((M + 2, N + 2), 7, dtype)
+    out = frame[1:-1, 1:-1] if to == "contiguous" else LAYOUTS[to](np.zeros((M, N), dtype))
+    out[...] = rng.standard_normal((M, N))
+    added = {"nothing": None, "row": LAYOUTS[right](rng.standard_normal(N).astype(dtype)),
+             "matrix": LAYOUTS[left](rng.standard_normal((M, N)).astype(dtype)), "out": out}[add]
+    true = a.astype(float) @ b + (0 if added is None else added)
+    with mock.patch.object(kernels.matmul, "beats_blas", lambda: ours):
+        assert matmul(a, b, out=out, add=added) is out
+    assert np.abs(out - true).max() <= (1e-5 if dtype == np.float32 else 1e-13) * max(1, np.abs(true).max())
+    frame[1:-1, 1:-1] = 7
+    assert (frame == 7).all()
+
+
+def test_matmul_deeper_than_a_panel(monkeypatch):
+    monkeypatch.setattr(kernels.matmul, "beats_blas", lambda: True)
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((13, 2 * DEPTH + 3)), rng.standard_normal((2 * DEPTH + 3, 33))
+    bias = rng.standard_normal(33)
+    assert off(matmul(a, b, out=np.empty((13, 33)), add=bias), a @ b + bias) < 1e-14
+
+
+def test_a_row_of_a_product_does_not_depend_on_the_others(monkeypatch):
+    monkeypatch.setattr(kernels.matmul, "beats_blas", lambda: True)
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((29, 50)).astype(np.float32), rng.standard_normal((50, 40)).astype(np.float32)
+    whole = matmul(a, b, out=np.empty((29, 40), np.float32))
+    for i in range(29):
+        assert (matmul(a[i:i + 1], b, out=np.empty((1, 40), np.float32))[0] == whole[i]).all()
 
 
 def test_head_loss_in_turns(monkeypatch):

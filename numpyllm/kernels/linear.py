@@ -2,14 +2,13 @@
 
 import numpy as np
 
-from .. import blas
 from .. import ops as text
 from ..ops import LinearCache
 from ..ops._out import deliver
 from ..workspace import empty, mark, release
 from ._arrays import any_complex, rows, target, writable_rows
 from ._jit import jit
-from .matmul import matmul, multiply, scratch_for
+from .matmul import beats_blas, matmul, multiply, scratch_for
 
 
 @jit
@@ -37,7 +36,7 @@ def linear_backward(dy, cache, *, out=None):
     dx, dw = target(out, 0, like=x), target(out, 1, like=w, strided=True)
     db = None if b is None else target(out, 2, like=b)
     dy, x, dx_rows = rows(dy), rows(x), writable_rows(dx)
-    if blas.is_serial() and dy.size and w.flags.c_contiguous and dw.flags.c_contiguous:
+    if beats_blas() and dy.size and w.flags.c_contiguous and dw.flags.c_contiguous:
         height = mark()
         scratch = scratch_for(max(dy.shape), dy.dtype)
         _backward(scratch, dx_rows, dw, scratch[:0] if b is None else db, dy, x, w)

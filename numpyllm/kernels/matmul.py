@@ -9,7 +9,7 @@ small model is a tenth of the time. The scheme here is the same (Goto and van de
                 tile += column k of a's rows (x) row k of the panel
 
 That a tile stays in registers, neither Python nor Numba can say: `_tile`, `_copy_row` and `_turn` are written in LLVM's own
-language, where vectors are values. docs/kernels.md leads there step by step, with the timing of each.
+language, where vectors are values. docs/matmul.md leads there step by step, with the timing of each.
 
 An entry of the result is a sum in the order of k: it depends on its row and its column only, not on how many others there are.
 """
@@ -281,16 +281,18 @@ def multiply(scratch, c, d, d_row, a, b):
             address(b), b.strides[0] // size, b.strides[1] // size, c.shape[0], c.shape[1], a.shape[1])
 
 
-def matmul(a, b, *, out, add=None):
-    """out (M, N) = a (M, K) b (K, N) + add (N), (M, N) or nothing. Real arrays of one dtype; `add` may be `out`.
+def beats_blas():
+    """Whether a large product is faster here than in BLAS: on one thread, and with registers of 64 bytes (docs/matmul.md)."""
+    return WIDTH == 64 and blas.is_serial()
 
-    BLAS does it where it has several threads to do it with.
-    """
+
+def matmul(a, b, *, out, add=None):
+    """out (M, N) = a (M, K) b (K, N) + add (N), (M, N) or nothing. Real arrays of one dtype; `add` may be `out`."""
     if out.strides[1] != out.itemsize and out.strides[0] == out.itemsize and add is None:
         matmul(b.T, a.T, out=out.T)                                     # the same product, read from its other side
         return out
     height = mark()
-    if blas.is_serial() and a.size and b.size and out.strides[1] == out.itemsize:
+    if beats_blas() and a.size and b.size and out.strides[1] == out.itemsize:
         if b.itemsize not in b.strides:
             b = np.ascontiguousarray(b)
         scratch = scratch_for(a.shape[1], a.dtype)

@@ -1,14 +1,14 @@
 """Tokenizers: text to ids and back.
 
 To read in this order: bpe.py (the algorithm), patterns.py (how text is cut first), training.py (where the
-vocabulary comes from), base.py (what all tokenizers share), format.py and files.py (on disk), character.py
-(the simplest of all).
+vocabulary comes from), base.py (what all tokenizers share), format.py (on disk), character.py (the simplest of
+all).
 """
 
+from ..files import read_json as _read_json
 from .bpe import BytePairTokenizer
 from .character import TYPE as _CHARACTER_TYPE
 from .character import CharacterTokenizer
-from .files import read_json as _read_json
 
 __all__ = ["BytePairTokenizer", "CharacterTokenizer", "load"]
 

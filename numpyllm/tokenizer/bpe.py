@@ -13,8 +13,8 @@ from collections import Counter
 from heapq import heappop, heappush
 
 from ..errors import InputError
+from ..files import read_json, write_json
 from .base import END_OF_TEXT, Tokenizer, cut, documents, numbered
-from .files import read_json, write_json
 from .format import bpe_from_json, bpe_to_json, check_merges
 from .patterns import compile_pattern, split
 from .training import FIRST_MERGE, learn_merges

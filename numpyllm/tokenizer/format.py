@@ -9,7 +9,7 @@ Reading is strict: what would give other ids here than in their library is an er
 from itertools import zip_longest
 
 from ..errors import InputError
-from .files import short
+from ..files import short
 
 
 def _visible_characters():

@@ -29,6 +29,22 @@ def replacing(path):
         sibling.unlink(missing_ok=True)
 
 
+@contextmanager
+def restoring(path):
+    """For the smaller of two files that belong together: if the block fails, `path` is again what it was."""
+    path = Path(path)
+    before = path.read_bytes() if path.exists() else None
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            with replacing(path) as file:
+                file.write(before)
+        raise
+
+
 def read_bytes(path):
     """The bytes of a file. InputError, naming the file, if it cannot be read."""
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InputError
-from .files import read_bytes, read_json, replacing, write_json
+from .files import read_json, restoring, write_json
 
 FORMAT, VERSION = "numpyllm tokens", 1
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
@@ -85,18 +85,9 @@ class ShardWriter:
         os.fsync(self._file.fileno())
         self.header["sha256"] = self._hash.hexdigest()
         # Two files cannot change places at once: between the two, the header tells that these are not its ids.
-        beside = header_path(self.path)
-        before = read_bytes(beside) if beside.exists() else None
-        write_json(beside, self.header)
-        try:
+        with restoring(header_path(self.path)):
+            write_json(header_path(self.path), self.header)
             os.replace(self._sibling, self.path)
-        except BaseException:
-            if before is None:
-                beside.unlink()
-            else:
-                with replacing(beside) as file:
-                    file.write(before)
-            raise
 
     def _write(self, action):
         try:

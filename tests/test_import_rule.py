@@ -20,7 +20,7 @@ BELOW = {
     "backend": {"ops", "kernels"},
     "layers": {"ops", "parameters", "workspace"},
     "models": {"ops", "layers", "parameters", "workspace"} | FOUNDATION,
-    "tokenizer": {"errors"},
+    "tokenizer": {"errors", "extras"},
     "data": {"random", "errors"},
     "training": {"ops", "kernels", "models", "parameters", "workspace", "data", "tokenizer", "<version>"} | FOUNDATION,
     "inference": {"ops", "models"} | FOUNDATION,

@@ -172,7 +172,7 @@ def test_progress():
                               "write ('<|endoftext|>',) for one"),
     ({"special_tokens": (EOT, EOT)}, "special_tokens must be distinct, got '<|endoftext|>' twice"),
     ({"special_tokens": ("a",)}, "a special token must not be spelt like an ordinary one, got 'a'"),
-    ({"pattern": "cl1OOk"}, "pattern must be one of ['gpt2'] or a regular expression, got 'cl1OOk'"),
+    ({"pattern": "cl1OOk"}, "pattern must be one of ['cl100k', 'gpt2', 'o200k'] or a regular expression, got 'cl1OOk'"),
     ({"texts": b"bytes"}, "training needs a string or an iterable of strings, got bytes"),
     ({"texts": 5}, "training needs a string or an iterable of strings, got int"),
     ({"texts": ["a", 5]}, "a text must be a string, got int"),

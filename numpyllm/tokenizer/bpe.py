@@ -64,7 +64,7 @@ class BytePairTokenizer(Tokenizer):
     """A byte-level BPE tokenizer.
 
     ranks           {bytes: id}, all 256 single bytes among them
-    pattern         how text is cut into pieces: "gpt2", or a regular expression for the `regex` module
+    pattern         how text is cut into pieces: "gpt2", "cl100k", "o200k", or a regular expression for the `regex` module
     special_tokens  {text: id}
     The ids together are 0 to n_vocab - 1. InputError otherwise.
     """

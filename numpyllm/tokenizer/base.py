@@ -7,12 +7,14 @@ our documents.
 A tokenizer derives from `Tokenizer`, hands it the bytes of each token and defines `_encode_stretch`.
 """
 
+import codecs
 import hashlib
 import json
 import operator
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import cached_property
 
 import numpy as np
 
@@ -52,6 +54,11 @@ class Tokenizer(ABC):
     def n_vocab(self):
         """The highest id plus one: the number of ids, special tokens (and holes between them) included."""
         return len(self._bytes_of)
+
+    @property
+    def max_token_value(self):
+        """The highest id."""
+        return self.n_vocab - 1
 
     @property
     def dtype(self):
@@ -129,6 +136,10 @@ class Tokenizer(ABC):
             raise InputError("encode_batch needs an iterable of strings, got one string; use encode for that")
         return [self.encode(text, **special) for text in texts]
 
+    def encode_ordinary_batch(self, texts):
+        """As `encode_ordinary` for each of several texts: a list of lists."""
+        return self.encode_batch(texts, disallowed_special=())
+
     def decode_tokens_bytes(self, ids):
         """The bytes behind each id, as a list. ids: integers, or a one-dimensional integer array.
 
@@ -141,26 +152,90 @@ class Tokenizer(ABC):
             ids = ids.tolist()
         if not isinstance(ids, Iterable):
             raise InputError(f"ids must be a sequence of integers, got {ids!r}; pass [{ids!r}] for one id")
-        return [self._token(i, position) for position, i in enumerate(ids)]
+        ids = list(ids)
+        try:
+            tokens = [self._bytes_of[i] for i in ids]
+            if None not in tokens and min(ids, default=0) >= 0:     # a negative one counts from the end of the list
+                return tokens
+        except (TypeError, IndexError):
+            pass
+        return [self._token(i, position) for position, i in enumerate(ids)]     # finds the bad one
+
+    def decode_single_token_bytes(self, i):
+        """The bytes behind one id. Errors as `decode_tokens_bytes`."""
+        return self.decode_tokens_bytes([i])[0]
 
     def decode_bytes(self, ids):
         """The bytes behind a sequence of ids, exactly. Errors as `decode_tokens_bytes`."""
         return b"".join(self.decode_tokens_bytes(ids))
 
-    def decode(self, ids):
-        """The text behind a sequence of ids; bytes that are not UTF-8 become U+FFFD.
+    def decode(self, ids, errors="replace"):
+        """The text behind a sequence of ids; bytes that are not UTF-8 become U+FFFD, or what `errors` says (bytes.decode).
 
-        A token may hold part of a character: decode the sequence, not its tokens one by one. Errors as
-        `decode_tokens_bytes`.
+        A token may hold part of a character: decode the sequence, not its tokens one by one, or use `decode_stream`. Errors
+        as `decode_tokens_bytes`.
         """
-        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+        return self.decode_bytes(ids).decode("utf-8", errors)
+
+    def decode_stream(self, ids):
+        """The text behind ids that come one by one: a generator of strings, not empty, which joined are that of `decode`.
+
+        It holds back the beginning of a character until the rest has come, and never gives half of one.
+        """
+        decoder = StreamDecoder(self)
+        for i in ids:
+            if text := decoder.feed([i]):
+                yield text
+        if text := decoder.flush():
+            yield text
+
+    def decode_with_offsets(self, ids):
+        """The text and, for each id, the place in it of the first character that the token has a byte of.
+
+        UnicodeDecodeError if the bytes are not UTF-8.
+        """
+        offsets, n = [], 0
+        tokens = self.decode_tokens_bytes(ids)
+        for token in tokens:
+            inside = token[0] & 0xC0 == 0x80        # begins within a character, the last one so far
+            offsets.append(max(0, n - inside))
+            n += sum(byte & 0xC0 != 0x80 for byte in token)
+        return b"".join(tokens).decode("utf-8"), offsets
+
+    def decode_batch(self, batch, errors="replace"):
+        """As `decode` for each of several sequences: a list of strings."""
+        return [self.decode(ids, errors) for ids in batch]
+
+    def decode_bytes_batch(self, batch):
+        """As `decode_bytes` for each of several sequences: a list of bytes."""
+        return [self.decode_bytes(ids) for ids in batch]
+
+    def encode_single_token(self, token):
+        """The id of one token, ordinary or special, as text or bytes. InputError if there is no such token."""
+        token_bytes = token.encode("utf-8") if isinstance(token, str) else token
+        if token_bytes not in self._id_of_bytes:
+            raise InputError(f"this must be one token of the vocabulary, got {token!r}; use encode for a text")
+        return self._id_of_bytes[token_bytes]
+
+    @cached_property
+    def _id_of_bytes(self):
+        return {token: i for i, token in enumerate(self._bytes_of) if token is not None}
+
+    def is_special_token(self, i):
+        """Whether this id is that of a special token."""
+        return i in self.special_tokens.values()
+
+    def token_byte_values(self):
+        """The bytes of all ordinary tokens, as a sorted list."""
+        special_ids = set(self.special_tokens.values())
+        return sorted(token for i, token in enumerate(self._bytes_of) if token is not None and i not in special_ids)
 
     def _token(self, i, position):
         try:
             i = operator.index(i)
         except TypeError:
             raise InputError(f"ids must be integers, got {i!r} at position {position}") from None
-        if not 0 <= i < self.n_vocab:       # a negative one would count from the end of the list
+        if not 0 <= i < self.n_vocab:
             raise InputError(f"ids must be from 0 to {self.n_vocab - 1}, got {i} at position {position}; "
                              "was this sequence made with another tokenizer?")
         token = self._bytes_of[i]
@@ -180,6 +255,27 @@ class Tokenizer(ABC):
             raise InputError(f"{argument} must name special tokens of this tokenizer, which has "
                              f"{sorted(self.special_tokens)}; got {unknown[0]!r}")
         return set(names)
+
+
+class StreamDecoder:
+    """Ids in, text out, as it comes: `feed` some ids, print what it returns, and at the end `flush`."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, ids):
+        """The text that is certain now: all but a character of which the last bytes are still to come.
+
+        Errors as `Tokenizer.decode`; the ids of the call are not taken then.
+        """
+        return self._utf8.decode(self._tokenizer.decode_bytes(ids))
+
+    def flush(self):
+        """U+FFFD if the ids ended within a character, else nothing. The decoder can be used anew."""
+        text = self._utf8.decode(b"", final=True)
+        self._utf8.reset()
+        return text
 
 
 def clean(text):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ._jit import jit
-from ._words import load
+from ._words import load, pointer
 from .pretokenize import piece_end
 
 ID_BITS = 21
@@ -37,19 +37,22 @@ SCANNED = 96                    # ids up to which the next pair to merge is look
 
 
 class Vocabulary(NamedTuple):
-    """The tokens, laid out for the kernels."""
+    """The tokens, laid out for the kernels; inside of them, pointers to the arrays."""
     text: np.ndarray            # uint8: the bytes of all tokens, by id
     offsets: np.ndarray         # (ids + 1,) int64: where each begins; special tokens and holes are empty
     tokens: np.ndarray          # (2^k,) int32: hash table of ids by bytes, -1 where empty
     pairs: np.ndarray           # (2^k,) uint64: hash table of left id, right id, id of both joined; NO_PAIR where empty
     byte_ids: np.ndarray        # (256,) int32
+    last_token: int             # the last slot of either table
+    last_pair: int
 
 
 class Workspace(NamedTuple):
     """What one call at a time changes. All is left ready for the next."""
     words: np.ndarray           # (2^WORD_BITS + PROBES, 4) uint64: 8 bytes; 7 bytes, length, number of ids; four ids
-    scan: np.ndarray            # (2, SCANNED) int32: ids and ranks of a piece
-    chains: np.ndarray          # (4, ids) int32 for long pieces, see _merge_long
+    ids: np.ndarray             # (SCANNED,) int32: the parts of a piece,
+    ranks: np.ndarray           # (SCANNED,) int32: and what each makes with the next
+    chains: np.ndarray          # (4, ids) int32, for long pieces: see _merge_long
 
 
 def vocabulary(tokens):
@@ -58,19 +61,27 @@ def vocabulary(tokens):
     offsets = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(lengths)))
     text = np.frombuffer(b"".join(tokens) + bytes(8), dtype=np.uint8)
     size = 1 << (2 * len(tokens)).bit_length()
-    table = Vocabulary(text, offsets, np.full(size, -1, np.int32), np.full(size, NO_PAIR, np.uint64),
-                       np.full(256, -1, np.int32))
-    crowded = _fill(table, int(lengths.max()))
-    while crowded:
-        table = table._replace(pairs=np.full(2 * len(table.pairs), NO_PAIR, np.uint64))
-        crowded = _fill(table, int(lengths.max()))
-    return table
+    slots, byte_ids, pair_slots = np.full(size, -1, np.int32), np.full(256, -1, np.int32), size
+    while True:
+        pairs = np.full(pair_slots, NO_PAIR, np.uint64)
+        table = Vocabulary(text, offsets, slots, pairs, byte_ids, size - 1, pair_slots - 1)
+        if _fill(table, np.empty((2, lengths.max()), np.int32)):
+            return table
+        pair_slots *= 2
 
 
 def workspace(ids):
     """A new `Workspace` for a vocabulary of so many ids."""
     chains = np.full((4, ids), -1, np.int32)
-    return Workspace(np.zeros(((1 << WORD_BITS) + PROBES, 4), np.uint64), np.empty((2, SCANNED), np.int32), chains)
+    chains[STATE] = 0
+    return Workspace(np.zeros(((1 << WORD_BITS) + PROBES, 4), np.uint64), np.empty(SCANNED, np.int32),
+                     np.empty(SCANNED, np.int32), chains)
+
+
+@jit
+def _pointers(vocabulary):
+    return Vocabulary(pointer(vocabulary.text), pointer(vocabulary.offsets), pointer(vocabulary.tokens),
+                      pointer(vocabulary.pairs), pointer(vocabulary.byte_ids), vocabulary.last_token, vocabulary.last_pair)
 
 
 @jit
@@ -85,8 +96,7 @@ def _hash_of(data, start, stop):
 @jit
 def _token(vocabulary, data, start, stop):
     """The id of data[start:stop], -1 if it is no token."""
-    text, offsets, tokens = vocabulary.text, vocabulary.offsets, vocabulary.tokens
-    last = len(tokens) - 1
+    text, offsets, tokens, last = vocabulary.text, vocabulary.offsets, vocabulary.tokens, vocabulary.last_token
     slot = np.int64(_hash_of(data, start, stop)) & last
     while tokens[slot] >= 0:
         first, end = offsets[tokens[slot]], offsets[tokens[slot] + 1]
@@ -101,77 +111,79 @@ def _token(vocabulary, data, start, stop):
 
 
 @jit
-def _slot_of_pair(pairs, key):
-    return np.int64((key * MIX_1) >> np.uint64(32)) & (len(pairs) - 1)
+def _slot_of_pair(key, last):
+    return np.int64((key * MIX_1) >> np.uint64(32)) & last
 
 
 @jit
-def _rank(pairs, left, right):
+def _rank(vocabulary, left, right):
     """The id that two ids make, NO_RANK if none."""
+    pairs, last = vocabulary.pairs, vocabulary.last_pair
     key = np.uint64(left) << np.uint64(ID_BITS) | np.uint64(right)
-    slot = _slot_of_pair(pairs, key)
+    slot = _slot_of_pair(key, last)
     while True:
         entry = pairs[slot]
         if entry >> np.uint64(ID_BITS) == key:
             return np.int32(entry & np.uint64(MOST_IDS - 1))
         if entry == NO_PAIR:
             return np.int32(NO_RANK)
-        slot = (slot + 1) & (len(pairs) - 1)
+        slot = (slot + 1) & last
 
 
 @jit
-def _add_pair(pairs, left, right, made):
+def _add_pair(vocabulary, left, right, made):
+    pairs, last = vocabulary.pairs, vocabulary.last_pair
     key = np.uint64(left) << np.uint64(ID_BITS) | np.uint64(right)
-    slot = _slot_of_pair(pairs, key)
+    slot = _slot_of_pair(key, last)
     while pairs[slot] != NO_PAIR:
-        slot = (slot + 1) & (len(pairs) - 1)
+        slot = (slot + 1) & last
     pairs[slot] = key << np.uint64(ID_BITS) | np.uint64(made)
 
 
 @jit
-def _fill(vocabulary, longest):
-    """Fill the empty tables. Whether the table of pairs was too small: it must be at most half full."""
-    text, offsets, tokens, pairs = vocabulary.text, vocabulary.offsets, vocabulary.tokens, vocabulary.pairs
-    last = len(tokens) - 1
-    for i in range(len(offsets) - 1):
+def _fill(arrays, memory):
+    """Fill the empty tables. False if the pairs would take more than half of theirs. memory: (2, longest token) int32."""
+    vocabulary = _pointers(arrays)
+    text, offsets, tokens = vocabulary.text, vocabulary.offsets, vocabulary.tokens
+    number = len(arrays.offsets) - 1
+    for i in range(number):
         start, stop = offsets[i], offsets[i + 1]
         if stop == start or _token(vocabulary, text, start, stop) >= 0:
             continue
-        slot = np.int64(_hash_of(text, start, stop)) & last
+        slot = np.int64(_hash_of(text, start, stop)) & vocabulary.last_token
         while tokens[slot] >= 0:
-            slot = (slot + 1) & last
+            slot = (slot + 1) & vocabulary.last_token
         tokens[slot] = i
         if stop - start == 1:
             vocabulary.byte_ids[text[start]] = i
-    ids, ranks = np.empty(longest, np.int32), np.empty(longest, np.int32)
-    entries = 0
-    for i in range(len(offsets) - 1):
+    ids, ranks = pointer(memory[0]), pointer(memory[1])
+    entries, longest = 0, memory.shape[1]
+    for i in range(number):
         start, stop = offsets[i], offsets[i + 1]
         if stop - start < 2:
             continue
-        if entries + longest > len(pairs) // 2:
-            return True
+        if entries + longest > len(arrays.pairs) // 2:
+            return False
         if _merge_short(ids, ranks, text, start, stop, vocabulary) == 2:
-            _add_pair(pairs, ids[0], ids[1], i)
+            _add_pair(vocabulary, ids[0], ids[1], i)
             entries += 1
         else:
             for middle in range(start + 1, stop):
                 left, right = _token(vocabulary, text, start, middle), _token(vocabulary, text, middle, stop)
                 if left >= 0 and right >= 0:
-                    _add_pair(pairs, left, right, i)
+                    _add_pair(vocabulary, left, right, i)
                     entries += 1
-    return False
+    return True
 
 
 @jit
 def _merge_short(ids, ranks, data, start, stop, vocabulary):
     """Merge data[start:stop] into ids[:n]; returns n. `ranks` is scratch. n squared steps."""
-    pairs = vocabulary.pairs
     n = stop - start
     for i in range(n):
         ids[i] = vocabulary.byte_ids[data[start + i]]
     for i in range(n - 1):
-        ranks[i] = _rank(pairs, ids[i], ids[i + 1])
+        ranks[i] = _rank(vocabulary, ids[i], ids[i + 1])
     while n > 1:
         place, least = 0, ranks[0]
         for i in range(1, n - 1):
@@ -186,19 +198,17 @@ def _merge_short(ids, ranks, data, start, stop, vocabulary):
         for i in range(place + 1, n - 1):
             ranks[i] = ranks[i + 1]
         if place + 1 < n:
-            ranks[place] = _rank(pairs, least, ids[place + 1])
+            ranks[place] = _rank(vocabulary, least, ids[place + 1])
         if place > 0:
-            ranks[place - 1] = _rank(pairs, ids[place - 1], least)
+            ranks[place - 1] = _rank(vocabulary, ids[place - 1], least)
     return n
 
 
-# Long pieces. The pairs of one rank form a chain, by place in the piece, and a heap holds the ranks that have one: so ten
-# million equal characters are a few chains, not ten million entries in a heap. A place is where a part begins.
-#   head, tail      of the chain of each rank, -1 if empty
-#   state           bit 0: the rank is in the heap; bit 1: its chain is out of order
-#   heap            its first elements, smallest first in the usual sense
-HEAD, TAIL, STATE, HEAP = range(4)
-QUEUED, UNSORTED = 1, 2
+# Long pieces. The pairs of one rank form a chain, by place in the piece (a place is where a part begins), and a heap holds the
+# ranks that have one: so ten million equal characters are a few chains, not ten million entries of a heap. The four rows of
+# `chains`: first and last place of the chain of each rank, -1 if empty; its state; the heap, in its first elements.
+STATE = 2
+IDLE, SORTED, UNSORTED = range(3)       # IDLE: not in the heap
 
 
 @jit
@@ -230,23 +240,23 @@ def _pop(heap, size):
 @jit
 def _link(chains, size, ranks, before, after, place, rank):
     """Put the pair at `place` into the chain of its rank, if it has one. Returns the size of the heap."""
-    head, tail, state = chains[HEAD], chains[TAIL], chains[STATE]
+    head, tail, state, heap = chains
     ranks[place] = rank
     if rank == NO_RANK:
         return size
     if head[rank] < 0:
         head[rank] = tail[rank] = place
         before[place] = after[place] = -1
-        if state[rank] & QUEUED == 0:
-            size = _push(chains[HEAP], size, rank)
-        state[rank] = QUEUED
+        if state[rank] == IDLE:
+            size = _push(heap, size, rank)
+        state[rank] = SORTED
     elif place < head[rank]:
         before[place], after[place] = -1, head[rank]
         before[head[rank]] = place
         head[rank] = place
     else:
         if place < tail[rank]:
-            state[rank] |= UNSORTED
+            state[rank] = UNSORTED
         before[place], after[place] = tail[rank], -1
         after[tail[rank]] = place
         tail[rank] = place
@@ -255,57 +265,58 @@ def _link(chains, size, ranks, before, after, place, rank):
 
 @jit
 def _unlink(chains, ranks, before, after, place):
+    head, tail, _, _ = chains
     rank = ranks[place]
     if rank == NO_RANK:
         return
     if before[place] < 0:
-        chains[HEAD, rank] = after[place]
+        head[rank] = after[place]
     else:
         after[before[place]] = after[place]
     if after[place] < 0:
-        chains[TAIL, rank] = before[place]
+        tail[rank] = before[place]
     else:
         before[after[place]] = before[place]
 
 
 @jit
 def _sort_chain(chains, before, after, rank):
-    count, place = 0, chains[HEAD, rank]
+    head, tail, state, _ = chains
+    count, place = 0, head[rank]
     while place >= 0:
         count, place = count + 1, after[place]
-    places, place = np.empty(count, np.int32), chains[HEAD, rank]
+    places, place = np.empty(count, np.int32), head[rank]
     for i in range(count):
         places[i], place = place, after[place]
     places.sort()
     for i in range(count):
         before[places[i]] = places[i - 1] if i > 0 else -1
         after[places[i]] = places[i + 1] if i + 1 < count else -1
-    chains[HEAD, rank], chains[TAIL, rank] = places[0], places[count - 1]
-    chains[STATE, rank] = QUEUED
+    head[rank], tail[rank], state[rank] = places[0], places[count - 1], SORTED
 
 
 @jit
-def _merge_long(data, start, stop, vocabulary, chains):
-    """As _merge_short, in n log n steps: returns the ids."""
-    pairs = vocabulary.pairs
+def _merge_long(memory, data, start, stop, vocabulary, chains):
+    """As _merge_short, in n log n steps: the ids are in memory[0, :count]; returns count. memory: (6, n) int32."""
     n = stop - start
-    ids, left, right = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
-    ranks, before, after = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
+    ids, left, right = pointer(memory[0]), pointer(memory[1]), pointer(memory[2])
+    ranks, before, after = pointer(memory[3]), pointer(memory[4]), pointer(memory[5])
+    head, _, state, heap = chains
     size = 0
     for i in range(n):
         ids[i], left[i], right[i] = vocabulary.byte_ids[data[start + i]], i - 1, i + 1
     ranks[n - 1] = NO_RANK
     for i in range(n - 1):
-        size = _link(chains, size, ranks, before, after, i, _rank(pairs, ids[i], ids[i + 1]))
+        size = _link(chains, size, ranks, before, after, i, _rank(vocabulary, ids[i], ids[i + 1]))
     while size > 0:
-        rank = chains[HEAP, 0]
-        if chains[HEAD, rank] < 0:
-            chains[STATE, rank] = 0
-            size = _pop(chains[HEAP], size)
+        rank = heap[0]
+        if head[rank] < 0:
+            state[rank] = IDLE
+            size = _pop(heap, size)
             continue
-        if chains[STATE, rank] & UNSORTED:
+        if state[rank] == UNSORTED:
             _sort_chain(chains, before, after, rank)
-        i = chains[HEAD, rank]          # parts h, i, j, k become h, i, k
+        i = head[rank]                  # the parts h, i, j, k become h, i, k
         h, j = left[i], right[i]
         k = right[j]
         _unlink(chains, ranks, before, after, i)
@@ -313,33 +324,33 @@ def _merge_long(data, start, stop, vocabulary, chains):
         ids[i], right[i], ranks[i] = rank, k, NO_RANK
         if k < n:
             left[k] = i
-            size = _link(chains, size, ranks, before, after, i, _rank(pairs, rank, ids[k]))
+            size = _link(chains, size, ranks, before, after, i, _rank(vocabulary, rank, ids[k]))
         if h >= 0:
             _unlink(chains, ranks, before, after, h)
-            size = _link(chains, size, ranks, before, after, h, _rank(pairs, ids[h], rank))
+            size = _link(chains, size, ranks, before, after, h, _rank(vocabulary, ids[h], rank))
     count = i = 0
     while i < n:
         ids[count], i = ids[i], right[i]
         count += 1
-    return ids[:count]
+    return count
 
 
 @jit
-def _key(data, start, length):
-    """The bytes of a piece of up to 15, and its length, in two words."""
-    if start + 16 <= len(data):
-        if length <= 8:
-            return load(data, start) & (NO_PAIR >> np.uint64(64 - 8 * length)), np.uint64(length) << np.uint64(56)
+def _key(data, start, length, readable):
+    """The bytes of a piece of up to 15, and its length, in two words. Memory ends at `readable`."""
+    size = np.uint64(length) << np.uint64(56)
+    if start + 16 <= readable:
         low = load(data, start)
-        high = load(data, start + 8) & ((ONE << np.uint64(8 * (length - 8))) - ONE)
-        return low, high | np.uint64(length) << np.uint64(56)
+        if length <= 8:
+            return low & (NO_PAIR >> np.uint64(64 - 8 * length)), size
+        return low, load(data, start + 8) & ((ONE << np.uint64(8 * (length - 8))) - ONE) | size
     low = high = np.uint64(0)
     for i in range(length):
         if i < 8:
             low |= np.uint64(data[start + i]) << np.uint64(8 * i)
         else:
             high |= np.uint64(data[start + i]) << np.uint64(8 * (i - 8))
-    return low, high | np.uint64(length) << np.uint64(56)
+    return low, high | size
 
 
 @jit
@@ -349,46 +360,51 @@ def _encode_piece(out, count, data, start, stop, vocabulary, workspace):
     if rank >= 0:
         out[count] = rank
         return count + 1
-    if stop - start <= SCANNED:
-        ids = workspace.scan[0]
-        n = _merge_short(ids, workspace.scan[1], data, start, stop, vocabulary)
+    n = stop - start
+    if n <= SCANNED:
+        n = _merge_short(workspace.ids, workspace.ranks, data, start, stop, vocabulary)
+        for i in range(n):
+            out[count + i] = workspace.ids[i]
     else:
-        ids = _merge_long(data, start, stop, vocabulary, workspace.chains)
-        n = len(ids)
-    for i in range(n):
-        out[count + i] = ids[i]
+        memory = np.empty((6, n), np.int32)
+        n = _merge_long(memory, data, start, stop, vocabulary, workspace.chains)
+        for i in range(n):
+            out[count + i] = memory[0, i]
     return count + n
 
 
 @jit
-def encode(out, data, pattern, classes, vocabulary, workspace):
-    """Write the ids of a text to `out`, (n + 4,) uint32 for n bytes; their number.
+def encode(ids, text, pattern, classes, vocabulary, workspace):
+    """Write the ids of a text to `ids`, (n + 4,) uint32 for n bytes; their number.
 
-    data, pattern, classes  as in pretokenize.py
+    text, pattern, classes  data, pattern and classes of pretokenize.py
     """
-    words = workspace.words
-    start, stop, count = 0, len(data), 0
+    out, data, kinds, known = pointer(ids), pointer(text), pointer(classes), _pointers(vocabulary)
+    words, chains = pointer(workspace.words), workspace.chains
+    scratch = Workspace(words, pointer(workspace.ids), pointer(workspace.ranks),
+                        (pointer(chains[0]), pointer(chains[1]), pointer(chains[2]), pointer(chains[3])))
+    start, stop, count = 0, len(text), 0
     while start < stop:
-        end = piece_end(data, start, stop, pattern, classes)
+        end = piece_end(data, start, stop, pattern, kinds)
         if end - start > WORD_BYTES:
-            count = _encode_piece(out, count, data, start, end, vocabulary, workspace)
+            count = _encode_piece(out, count, data, start, end, known, scratch)
             start = end
             continue
-        low, high = _key(data, start, end - start)
+        low, high = _key(data, start, end - start, stop)
         home = np.int64((low * MIX_1 + high * MIX_2) >> np.uint64(64 - WORD_BITS))
         slot = home
-        while slot < home + PROBES and (words[slot, 0] != low or words[slot, 1] & KEY_OF_SLOT != high):
+        while slot < home + PROBES and (words[4 * slot] != low or words[4 * slot + 1] & KEY_OF_SLOT != high):
             slot += 1
         if slot < home + PROBES:
-            entry = words[slot]
-            out[count], out[count + 1] = entry[2], entry[2] >> np.uint64(32)
-            out[count + 2], out[count + 3] = entry[3], entry[3] >> np.uint64(32)
-            count += np.int64(entry[1] >> np.uint64(60))
+            first, second = words[4 * slot + 2], words[4 * slot + 3]
+            out[count], out[count + 1] = first, first >> np.uint64(32)
+            out[count + 2], out[count + 3] = second, second >> np.uint64(32)
+            count += np.int64(words[4 * slot + 1] >> np.uint64(60))
         else:
-            first = count
-            count = _encode_piece(out, count, data, start, end, vocabulary, workspace)
-            if count - first <= WORD_IDS:
-                _remember(words, home, low, high, out, first, count)
+            before = count
+            count = _encode_piece(out, count, data, start, end, known, scratch)
+            if count - before <= WORD_IDS:
+                _remember(words, home, low, high, out, before, count)
         start = end
     return count
 
@@ -397,14 +413,14 @@ def encode(out, data, pattern, classes, vocabulary, workspace):
 def _remember(words, home, low, high, out, first, count):
     """Enter a piece into the cache, if need be in place of another."""
     slot = home
-    while slot < home + PROBES and words[slot, 1] != 0:
+    while slot < home + PROBES and words[4 * slot + 1] != 0:
         slot += 1
     if slot == home + PROBES:
         slot = home + (np.int64(low ^ high) & (PROBES - 1))
-    words[slot, 0] = low
-    words[slot, 1] = high | np.uint64(count - first) << np.uint64(60)
+    words[4 * slot] = low
+    words[4 * slot + 1] = high | np.uint64(count - first) << np.uint64(60)
     for half in range(2):
         i = first + 2 * half
-        a = np.uint64(out[i]) if i < count else np.uint64(0)
-        b = np.uint64(out[i + 1]) if i + 1 < count else np.uint64(0)
-        words[slot, 2 + half] = a | b << np.uint64(32)
+        left = np.uint64(out[i]) if i < count else np.uint64(0)
+        right = np.uint64(out[i + 1]) if i + 1 < count else np.uint64(0)
+        words[4 * slot + 2 + half] = left | right << np.uint64(32)

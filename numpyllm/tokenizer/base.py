@@ -7,6 +7,8 @@ our documents.
 A tokenizer derives from `Tokenizer`, hands it the bytes of each token and defines `_encode_stretch`.
 """
 
+import hashlib
+import json
 import operator
 import re
 from abc import ABC, abstractmethod
@@ -24,8 +26,11 @@ class Tokenizer(ABC):
 
     tokens          {bytes: id}
     special_tokens  {text: id}; kept as the attribute of this name
-    Together their ids are 0 to n_vocab - 1. InputError otherwise.
+    No two share an id. Ids have no hole up to the last of `tokens`; beyond it, among the special tokens, they may,
+    as those of cl100k_base and o200k_base do: such an id is below n_vocab and cannot be decoded. InputError otherwise.
     """
+
+    pattern = None      # how a text is cut into pieces first, if it is
 
     def __init__(self, tokens, special_tokens):
         if not isinstance(special_tokens, dict):
@@ -37,7 +42,7 @@ class Tokenizer(ABC):
                 raise InputError(f"a special token must not be spelt like an ordinary one, got {text!r}")
         self.special_tokens = dict(special_tokens)
         special_bytes = {text.encode("utf-8"): i for text, i in special_tokens.items()}
-        self._bytes_of = _in_order_of_ids([*tokens.items(), *special_bytes.items()])      # list: id -> bytes
+        self._bytes_of = _in_order_of_ids(tokens, special_bytes)      # list: id -> bytes, None at a hole
 
     @abstractmethod
     def _encode_stretch(self, text, offset):
@@ -45,13 +50,26 @@ class Tokenizer(ABC):
 
     @property
     def n_vocab(self):
-        """Number of ids, special tokens included: every id is below it."""
+        """The highest id plus one: the number of ids, special tokens (and holes between them) included."""
         return len(self._bytes_of)
 
     @property
     def dtype(self):
         """The smallest unsigned NumPy type for these ids: uint16 up to 65,536 of them, uint32 beyond."""
         return np.dtype(np.uint16 if self.n_vocab <= 65_536 else np.uint32)
+
+    @property
+    def sha256(self):
+        """Of tokens, pattern and special tokens, as 64 hexadecimal digits: what token shards record of their tokenizer.
+
+        Equal for equal tokenizers, whatever file they came from.
+        """
+        special_ids = set(self.special_tokens.values())
+        hasher = hashlib.sha256(json.dumps(self.pattern).encode())
+        for i, token in enumerate(self._bytes_of):
+            if token is not None:
+                hasher.update(b"%d %d %d %s" % (i, i in special_ids, len(token), token))
+        return hasher.hexdigest()
 
     @property
     def special_tokens_set(self):
@@ -65,8 +83,8 @@ class Tokenizer(ABC):
 
     @property
     def token_byte_lengths(self):
-        """(n_vocab,) int64: bytes of text behind each id, 0 for special tokens. For bits per byte."""
-        lengths = np.array([len(token) for token in self._bytes_of], dtype=np.int64)
+        """(n_vocab,) int64: bytes of text behind each id, 0 for special tokens and holes. For bits per byte."""
+        lengths = np.array([len(token or b"") for token in self._bytes_of], dtype=np.int64)
         lengths[list(self.special_tokens.values())] = 0
         return lengths
 
@@ -123,7 +141,7 @@ class Tokenizer(ABC):
             ids = ids.tolist()
         if not isinstance(ids, Iterable):
             raise InputError(f"ids must be a sequence of integers, got {ids!r}; pass [{ids!r}] for one id")
-        return [self._bytes_of[self._checked(i, position)] for position, i in enumerate(ids)]
+        return [self._token(i, position) for position, i in enumerate(ids)]
 
     def decode_bytes(self, ids):
         """The bytes behind a sequence of ids, exactly. Errors as `decode_tokens_bytes`."""
@@ -137,7 +155,7 @@ class Tokenizer(ABC):
         """
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def _checked(self, i, position):
+    def _token(self, i, position):
         try:
             i = operator.index(i)
         except TypeError:
@@ -145,7 +163,11 @@ class Tokenizer(ABC):
         if not 0 <= i < self.n_vocab:       # a negative one would count from the end of the list
             raise InputError(f"ids must be from 0 to {self.n_vocab - 1}, got {i} at position {position}; "
                              "was this sequence made with another tokenizer?")
-        return i
+        token = self._bytes_of[i]
+        if token is None:
+            raise InputError(f"ids must be those of tokens, got {i} at position {position}, which this vocabulary leaves free; "
+                             "was this sequence made with another tokenizer?")
+        return token
 
     def _specials(self, names, argument):
         if isinstance(names, str):
@@ -206,17 +228,21 @@ def numbered(special_tokens, first):
     return table
 
 
-def _in_order_of_ids(pairs):
-    """The tokens of pairs (token, id), by id, which must be 0, 1, 2, ... without repeat or hole."""
+def _in_order_of_ids(tokens, special_tokens):
+    """The bytes of each id, from two tables {bytes: id}, None at a hole. InputError for ids that are out of order."""
     owner = {}
-    for token, i in pairs:
+    for token, i in (*tokens.items(), *special_tokens.items()):
         if type(i) is not int or i < 0:
             raise InputError(f"ids must be Python integers from 0 on, got {i!r} for the token {token!r}")
         if i in owner:
             raise InputError(f"ids must be distinct, got {i} for both {owner[i]!r} and {token!r}")
         owner[i] = token
-    for i in range(len(owner)):
+    last = max(tokens.values(), default=-1)
+    for i in range(min(last, len(owner))):
         if i not in owner:
             raise InputError(f"ids must have no hole, got {len(owner)} tokens with ids up to {max(owner)} "
                              f"but none with id {i}")
-    return [owner[i] for i in range(len(owner))]
+    n_vocab = max(owner, default=-1) + 1
+    if n_vocab > 2 * len(owner):            # an id of a thousand million would take as many places in our list
+        raise InputError(f"at least half of all ids must be tokens, got {len(owner)} tokens with ids up to {n_vocab - 1}")
+    return [owner.get(i) for i in range(n_vocab)]

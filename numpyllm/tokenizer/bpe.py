@@ -12,12 +12,14 @@ import warnings
 from collections import Counter
 from heapq import heappop, heappush
 
+import regex
+
 from ..errors import InputError
+from . import formats
 from .base import END_OF_TEXT, Tokenizer, cut, documents, numbered
-from .files import read_json, write_json
-from .format import bpe_from_json, bpe_to_json, check_merges
-from .patterns import compile_pattern, split
+from .patterns import NAMED, compile_pattern, split
 from .training import FIRST_MERGE, learn_merges
+from .unicode import UNICODE_VERSION
 
 CACHED_PIECES = 1 << 16         # the cache of encoded pieces is emptied when it holds so many,
 CACHED_LENGTH = 32              # and takes no piece of more characters than this
@@ -149,24 +151,31 @@ class BytePairTokenizer(Tokenizer):
                     pairs.append(tuple(self.decode_tokens_bytes(parts)))
         return pairs
 
-    def save(self, path):
-        """Write a Hugging Face tokenizer.json, which gives the same ids in their `tokenizers`.
+    @property
+    def unicode_version(self):
+        """Whose letters, numbers and white space the pattern means: of Unicode, or of `regex` for a pattern of one's own."""
+        return f"Unicode {UNICODE_VERSION}" if self.pattern in NAMED else f"regex {regex.__version__}"
 
-        The file is replaced whole or not at all. InputError if it cannot be written.
+    def save(self, path, format="huggingface"):
+        """Write a tokenizer.json, which gives the same ids in Hugging Face's `tokenizers`, or another of formats.FORMATS.
+
+        "gpt2": vocab.json (or encoder.json) at this path and merges.txt (vocab.bpe) beside it, for GPT-2's pattern only;
+        "tiktoken": ranks alone. Files are replaced whole or not at all. InputError if they cannot be written.
         """
-        write_json(path, bpe_to_json(self.ranks, self.merges(), self.pattern, self.special_tokens))
+        formats.write(path, self, format)
 
     @classmethod
-    def load(cls, path):
-        """Read a tokenizer.json of byte-level BPE.
+    def load(cls, path, *, encoding=None, pattern=None, special_tokens=None):
+        """Read a tokenizer.json, GPT-2's pair of files, a .tiktoken file, or the first of them in a folder.
 
-        InputError, naming the file, for anything that gives other ids in Hugging Face's `tokenizers`.
+        A .tiktoken file holds no pattern and no special tokens ({text: id}): they are given, or else an encoding that has
+        them, such as "cl100k_base"; a file of that name needs neither. InputError, naming the file, for a broken one, and
+        for anything that gives other ids in the library whose format it is.
         """
-        data = read_json(path)
+        vocabulary = formats.read(path, encoding=encoding, pattern=pattern, special_tokens=special_tokens)
         try:
-            ranks, merges, pattern, special_tokens, whole_pieces = bpe_from_json(data)
-            tokenizer = cls(ranks, pattern, special_tokens)
-            check_merges(ranks, tokenizer.merges(), merges, whole_pieces)
+            tokenizer = cls(vocabulary.ranks, vocabulary.pattern, vocabulary.special_tokens)
+            formats.check(vocabulary, tokenizer, path)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         return tokenizer

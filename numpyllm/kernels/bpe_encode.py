@@ -19,7 +19,7 @@ import numpy as np
 
 from ._jit import jit
 from ._words import load, pointer
-from .pretokenize import piece_end
+from .pretokenize import piece_end, short_word_end
 
 ID_BITS = 21
 MOST_IDS = 1 << ID_BITS         # two ids and the one they make fit into a word
@@ -409,12 +409,21 @@ def encode(ids, text, stops, special_ids, pattern, classes, vocabulary, workspac
             out[count] = special_ids[stretch]
             start, count = stop, count + 1
         while start < stop:
-            end = piece_end(data, start, stop, pattern, kinds)
-            if end - start > WORD_BYTES:
-                count = _encode_piece(out, count, data, start, end, known, scratch)
-                start = end
-                continue
-            low, high = _key(data, start, end - start, len(text))
+            length = 0
+            if start + 8 <= stop:
+                low = load(data, start)
+                length = short_word_end(low, pattern)
+            if length > 0:
+                end = start + length
+                low &= NO_PAIR >> np.uint64(64 - 8 * length)
+                high = np.uint64(length) << np.uint64(56)
+            else:
+                end = piece_end(data, start, stop, pattern, kinds)
+                if end - start > WORD_BYTES:
+                    count = _encode_piece(out, count, data, start, end, known, scratch)
+                    start = end
+                    continue
+                low, high = _key(data, start, end - start, len(text))
             home = np.int64((low * MIX_1 + high * MIX_2) >> np.uint64(64 - WORD_BITS))
             slot = home
             while slot < home + PROBES and (words[4 * slot] != low or words[4 * slot + 1] & KEY_OF_SLOT != high):

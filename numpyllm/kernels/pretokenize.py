@@ -16,6 +16,12 @@ OTHER, WHITE, NUMBER, MARK, CAPITAL, SMALL, CASELESS = range(7)     # letters ar
 
 SPACE, NEWLINE, RETURN, APOSTROPHE, SLASH = b" \n\r'/"
 
+# ASCII characters that a word may begin with, by pattern. An apostrophe may begin a contraction instead.
+JOINS = np.zeros((3, 256), np.bool_)
+JOINS[GPT2, SPACE] = True
+JOINS[CL100K:, :128] = [not chr(byte).isalnum() and byte not in (NEWLINE, RETURN) for byte in range(128)]
+JOINS[CL100K, APOSTROPHE] = False
+
 
 @jit
 def character(data, i, classes):
@@ -149,6 +155,22 @@ def _contraction_end(data, start, stop, any_case):
     if (first == 108 and second == 108) or ((first == 118 or first == 114) and second == 101):          # ll ve re
         return start + 3
     return start
+
+
+@jit
+def short_word_end(word, pattern):
+    """Where in its first eight bytes a piece ends which is an ASCII word, 0 if that they do not tell. No branch but the last."""
+    joined = np.int64(JOINS[pattern, word & np.uint64(0xFF)])
+    front = np.uint64(0x80) if joined else np.uint64(0)
+    if pattern == O200K:
+        front |= (np.uint64(1) << np.uint64(8 * first_marked(not_between(word, 65, 90) & ~front))) - np.uint64(1)
+        end = first_marked(not_between(word, 97, 122) & ~front)
+    else:
+        end = first_marked(not_between(word | CASE, 97, 122) & ~front)
+    following = (word >> np.uint64(8 * (end & 7))) & np.uint64(0xFF)
+    if end == 8 or end == joined or following >= 0x80 or pattern == O200K and following == APOSTROPHE:
+        return 0
+    return end
 
 
 @jit

@@ -104,15 +104,33 @@ class Tokenizer(ABC):
         A special token in neither is encoded as ordinary text. Where several fit, the longest counts. A lone
         surrogate, which is no character, is read as U+FFFD.
         """
-        return _listed(self._encode_stretches(self._stretches(text, allowed_special, disallowed_special)))
+        return _listed(self._encode(text, allowed_special, disallowed_special))
 
-    def _stretches(self, text, allowed_special=frozenset(), disallowed_special="all"):
-        """The text, cleaned and cut at its special tokens as `cut` does; InputError if one is not to be there."""
+    def encode_ordinary(self, text):
+        """The ids of a text in which nothing is special, as a list."""
+        return _listed(self._encode(text, disallowed_special=()))
+
+    def encode_to_numpy(self, text, **special):
+        """As `encode`: array (T,) of the smallest type that holds every id (see `dtype`)."""
+        return np.array(self._encode(text, **special), dtype=self.dtype)
+
+    def _encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
+        """As `encode`, but a list or an array."""
+        ids = []
+        for offset, stretch, special in self._stretches(clean(text), allowed_special, disallowed_special):
+            if special:
+                ids.append(self.special_tokens[stretch])
+            else:
+                ids += self._encode_stretch(stretch, offset)
+        return ids
+
+    def _stretches(self, text, allowed_special, disallowed_special):
+        """The text cut at its special tokens as `cut` does; InputError if one is not to be there."""
         allowed = self._specials(allowed_special, "allowed_special")
         disallowed = self._specials(disallowed_special, "disallowed_special")
         if isinstance(disallowed_special, str):
             disallowed -= allowed
-        stretches = list(cut(clean(text), allowed | disallowed))
+        stretches = list(cut(text, allowed | disallowed))
         for offset, stretch, special in stretches:
             if special and stretch in disallowed:
                 raise InputError(
@@ -120,24 +138,6 @@ class Tokenizer(ABC):
                     f"pass allowed_special={{{stretch!r}}} to encode it as that token, or "
                     "disallowed_special=() to encode it as ordinary text")
         return stretches
-
-    def _encode_stretches(self, stretches):
-        """The ids of what `_stretches` gave, as a list or an array."""
-        ids = []
-        for offset, stretch, special in stretches:
-            if special:
-                ids.append(self.special_tokens[stretch])
-            else:
-                ids += self._encode_stretch(stretch, offset)
-        return ids
-
-    def encode_ordinary(self, text):
-        """The ids of a text in which nothing is special, as a list."""
-        return _listed(self._encode_stretches([(0, clean(text), False)]))
-
-    def encode_to_numpy(self, text, **special):
-        """As `encode`: array (T,) of the smallest type that holds every id (see `dtype`)."""
-        return np.array(self._encode_stretches(self._stretches(text, **special)), dtype=self.dtype)
 
     def encode_batch(self, texts, **special):
         """As `encode` for each of several texts: a list of lists."""
@@ -287,10 +287,15 @@ class StreamDecoder:
         return text
 
 
-def clean(text):
-    """The text without surrogates: a pair becomes the character it stands for, a lone one U+FFFD."""
+def check_text(text):
+    """InputError unless it is a string."""
     if not isinstance(text, str):
         raise InputError(f"a text must be a string, got {type(text).__name__}")
+
+
+def clean(text):
+    """The text without surrogates: a pair becomes the character it stands for, a lone one U+FFFD."""
+    check_text(text)
     if text.isascii():
         return text
     try:

@@ -18,7 +18,7 @@ import regex
 from ..backend import BACKENDS
 from ..errors import InputError
 from . import formats
-from .base import END_OF_TEXT, Tokenizer, cut, documents, numbered
+from .base import END_OF_TEXT, Tokenizer, check_text, clean, cut, documents, numbered
 from .patterns import NAMED, compile_pattern, split
 from .training import FIRST_MERGE, learn_merges
 from .twin import MOST_IDS, Twin
@@ -136,7 +136,7 @@ class BytePairTokenizer(Tokenizer):
         if self._twin is None and self.backend == "numba" and self.pattern in NAMED and self.n_vocab <= MOST_IDS:
             try:
                 tokens = dict.fromkeys(range(self.n_vocab), b"") | {rank: token for token, rank in self.ranks.items()}
-                self._twin = Twin(list(tokens.values()), self.pattern)
+                self._twin = Twin(list(tokens.values()), self.special_tokens, self.pattern)
             except ImportError:
                 self.backend = "numpy"
                 warnings.warn("Numba is not installed, so texts are encoded in plain Python, a hundred times slower: "
@@ -147,19 +147,20 @@ class BytePairTokenizer(Tokenizer):
 
         threads     for texts of millions of characters, by the twin; the ids are the same
         """
-        stretches = self._stretches(text, **special)
-        return np.array(self._encode_stretches(stretches, threads), dtype=self.dtype, copy=None)
+        return np.array(self._encode(text, threads=threads, **special), dtype=self.dtype, copy=None)
 
-    def _encode_stretches(self, stretches, threads=1):
+    def _encode(self, text, allowed_special=frozenset(), disallowed_special="all", threads=1):
+        check_text(text)
         if self._twin is None:
-            self._characters += sum(len(text) for _, text, _ in stretches)
+            self._characters += len(text)
             if self._characters >= TWIN_FROM:
                 self.load_twin()
         if self._twin is None:
-            return super()._encode_stretches(stretches)
-        special_ids = self.special_tokens
-        return self._twin.encode([(text, special_ids[text] if special else -1) for _, text, special in stretches],
-                                 self.dtype, threads)
+            return super()._encode(text, allowed_special, disallowed_special)
+        try:
+            return self._twin.encode(self._stretches(text, allowed_special, disallowed_special), self.dtype, threads)
+        except UnicodeEncodeError:              # a surrogate, which is rare: to look for one takes as long as all the rest
+            return self._twin.encode(self._stretches(clean(text), allowed_special, disallowed_special), self.dtype, threads)
 
     def _encode_stretch(self, text, offset):
         ids, cache = [], self._cache

@@ -10,6 +10,7 @@ the sooner it is merged. (Sennrich, Haddow and Birch 2016; on bytes: Radford et 
 import operator
 import warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from heapq import heappop, heappush
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..backend import BACKENDS
 from ..errors import InputError
 from . import formats
 from .base import END_OF_TEXT, Tokenizer, check_text, clean, cut, documents, numbered
+from .encode_file import encode_file
 from .patterns import NAMED, compile_pattern, split
 from .training import FIRST_MERGE, learn_merges
 from .twin import MOST_IDS, Twin
@@ -147,7 +149,32 @@ class BytePairTokenizer(Tokenizer):
 
         threads     for texts of millions of characters, by the twin; the ids are the same
         """
+        if operator.index(threads) < 1:
+            raise InputError(f"threads must be at least 1, got {threads}")
         return np.array(self._encode(text, threads=threads, **special), dtype=self.dtype, copy=None)
+
+    def encode_batch(self, texts, *, threads=1, **special):
+        """As `encode` for each of several texts: a list of lists. threads: how many texts at a time, by the twin."""
+        if isinstance(texts, str) or threads == 1:
+            return super().encode_batch(texts, **special)
+        with ThreadPoolExecutor(threads) as pool:
+            return [ids.tolist() for ids in pool.map(lambda text: self.encode_to_numpy(text, **special), texts)]
+
+    def encode_file(self, path_in, path_out, *, allowed_special=frozenset(), disallowed_special="all", threads=1,
+                    progress=None):
+        """Encode a text file into a token shard (numpyllm.shards); returns the number of ids.
+
+        allowed_special, disallowed_special     as in `encode`
+        threads                                 as in `encode_to_numpy`
+        progress                                called as progress(bytes read, bytes in all) after each 8 MiB
+
+        Bytes that are not UTF-8 are read as U+FFFD; newlines stay what they are. The file is read in chunks, cut at a space
+        where that changes no ids, so memory is bounded unless the text has no space, or the pattern is one of your own, whose
+        cuts cannot be known: then all of it is in memory at once. InputError, naming the file, if it cannot be read or
+        written or holds a disallowed special token; a shard that was there then stays.
+        """
+        return encode_file(self, path_in, path_out, allowed_special=allowed_special, disallowed_special=disallowed_special,
+                           threads=threads, progress=progress)
 
     def _encode(self, text, allowed_special=frozenset(), disallowed_special="all", threads=1):
         check_text(text)

@@ -21,7 +21,7 @@ BELOW = {
     "backend": {"ops", "kernels"},
     "layers": {"ops", "parameters", "workspace"},
     "models": {"ops", "layers", "parameters", "workspace"} | FOUNDATION,
-    "tokenizer": {"errors", "extras", "files", "shards"},
+    "tokenizer": {"backend", "kernels", "errors", "extras", "files", "shards"},
     "data": {"random", "errors", "files", "shards"},
     "training": {"ops", "kernels", "models", "parameters", "workspace", "data", "tokenizer", "<version>"} | FOUNDATION,
     "inference": {"ops", "models"} | FOUNDATION,

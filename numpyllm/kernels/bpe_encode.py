@@ -5,7 +5,7 @@
     tokens      a piece that is itself a token is that token
     pairs       else its bytes are merged: rank of the token that two neighbours make, by their ids
 
-What text and id a token has stays the same, so `Vocabulary` is shared by all threads; a `Workspace` serves one call at a time.
+A `Vocabulary` never changes and serves all threads; a `Workspace` serves one call at a time.
 
 Merging looks at pairs of ids, the definition at joined bytes. That is the same once every pair that merging can meet is in
 the table. Before the token of rank r can be made, its bytes merge by lower ranks alone, always in the same way; if that
@@ -374,42 +374,6 @@ def _encode_piece(out, count, data, start, stop, vocabulary, workspace):
 
 
 @jit
-def encode(ids, text, pattern, classes, vocabulary, workspace):
-    """Write the ids of a text to `ids`, (n + 4,) uint32 for n bytes; their number.
-
-    text, pattern, classes  data, pattern and classes of pretokenize.py
-    """
-    out, data, kinds, known = pointer(ids), pointer(text), pointer(classes), _pointers(vocabulary)
-    words, chains = pointer(workspace.words), workspace.chains
-    scratch = Workspace(words, pointer(workspace.ids), pointer(workspace.ranks),
-                        (pointer(chains[0]), pointer(chains[1]), pointer(chains[2]), pointer(chains[3])))
-    start, stop, count = 0, len(text), 0
-    while start < stop:
-        end = piece_end(data, start, stop, pattern, kinds)
-        if end - start > WORD_BYTES:
-            count = _encode_piece(out, count, data, start, end, known, scratch)
-            start = end
-            continue
-        low, high = _key(data, start, end - start, stop)
-        home = np.int64((low * MIX_1 + high * MIX_2) >> np.uint64(64 - WORD_BITS))
-        slot = home
-        while slot < home + PROBES and (words[4 * slot] != low or words[4 * slot + 1] & KEY_OF_SLOT != high):
-            slot += 1
-        if slot < home + PROBES:
-            first, second = words[4 * slot + 2], words[4 * slot + 3]
-            out[count], out[count + 1] = first, first >> np.uint64(32)
-            out[count + 2], out[count + 3] = second, second >> np.uint64(32)
-            count += np.int64(words[4 * slot + 1] >> np.uint64(60))
-        else:
-            before = count
-            count = _encode_piece(out, count, data, start, end, known, scratch)
-            if count - before <= WORD_IDS:
-                _remember(words, home, low, high, out, before, count)
-        start = end
-    return count
-
-
-@jit
 def _remember(words, home, low, high, out, first, count):
     """Enter a piece into the cache, if need be in place of another."""
     slot = home
@@ -424,3 +388,46 @@ def _remember(words, home, low, high, out, first, count):
         left = np.uint64(out[i]) if i < count else np.uint64(0)
         right = np.uint64(out[i + 1]) if i + 1 < count else np.uint64(0)
         words[4 * slot + 2 + half] = left | right << np.uint64(32)
+
+
+@jit
+def encode(ids, text, stops, special_ids, pattern, classes, vocabulary, workspace):
+    """Write the ids of a text to `ids`, (n + 4,) uint32 for n bytes; their number.
+
+    stops                   (S,) int64: where each stretch of the text ends; no piece reaches across
+    special_ids             (S,) int64: the id of a stretch that is a special token, -1 for text
+    text, pattern, classes  data, pattern and classes of pretokenize.py
+    """
+    out, data, kinds, known = pointer(ids), pointer(text), pointer(classes), _pointers(vocabulary)
+    words, chains = pointer(workspace.words), workspace.chains
+    scratch = Workspace(words, pointer(workspace.ids), pointer(workspace.ranks),
+                        (pointer(chains[0]), pointer(chains[1]), pointer(chains[2]), pointer(chains[3])))
+    start = count = 0
+    for stretch in range(len(stops)):
+        stop = stops[stretch]
+        if special_ids[stretch] >= 0:
+            out[count] = special_ids[stretch]
+            start, count = stop, count + 1
+        while start < stop:
+            end = piece_end(data, start, stop, pattern, kinds)
+            if end - start > WORD_BYTES:
+                count = _encode_piece(out, count, data, start, end, known, scratch)
+                start = end
+                continue
+            low, high = _key(data, start, end - start, len(text))
+            home = np.int64((low * MIX_1 + high * MIX_2) >> np.uint64(64 - WORD_BITS))
+            slot = home
+            while slot < home + PROBES and (words[4 * slot] != low or words[4 * slot + 1] & KEY_OF_SLOT != high):
+                slot += 1
+            if slot < home + PROBES:
+                first, second = words[4 * slot + 2], words[4 * slot + 3]
+                out[count], out[count + 1] = first, first >> np.uint64(32)
+                out[count + 2], out[count + 3] = second, second >> np.uint64(32)
+                count += np.int64(words[4 * slot + 1] >> np.uint64(60))
+            else:
+                before = count
+                count = _encode_piece(out, count, data, start, end, known, scratch)
+                if count - before <= WORD_IDS:
+                    _remember(words, home, low, high, out, before, count)
+            start = end
+    return count

@@ -10,9 +10,10 @@ ROOT = Path(numpyllm.__file__).parent
 RUN_TIME = {"numpy", "numba", "regex", "threadpoolctl"}
 
 # Each group with the groups that it may import. What is missing here is not allowed.
-FOUNDATION = {"errors", "config", "random", "extras"}
+FOUNDATION = {"errors", "config", "random", "extras", "files", "shards"}
 BELOW = {
     "errors": set(), "config": {"errors"}, "random": set(), "extras": {"errors"}, "gradcheck": set(),
+    "files": {"errors"}, "shards": {"errors", "files"},
     "ops": set(),
     "parameters": {"random"},
     "workspace": {"parameters"},
@@ -20,8 +21,8 @@ BELOW = {
     "backend": {"ops", "kernels"},
     "layers": {"ops", "parameters", "workspace"},
     "models": {"ops", "layers", "parameters", "workspace"} | FOUNDATION,
-    "tokenizer": {"errors", "extras"},
-    "data": {"random", "errors"},
+    "tokenizer": {"backend", "kernels", "errors", "extras", "files", "shards"},
+    "data": {"random", "errors", "files", "shards"},
     "training": {"ops", "kernels", "models", "parameters", "workspace", "data", "tokenizer", "<version>"} | FOUNDATION,
     "inference": {"ops", "models"} | FOUNDATION,
     "evaluation": {"ops", "models", "training", "inference", "data"} | FOUNDATION,

@@ -1,4 +1,4 @@
-"""Eight bytes of text at a time, in one 64-bit word, the first of them lowest.
+"""Eight bytes of text at a time, in one 64-bit word, the first of them lowest; and memory without its array.
 
 A mask marks bytes by their highest bits. The sums cannot carry from one byte into the next, as both summands are below 128.
 """
@@ -21,6 +21,18 @@ def trailing_zeros(typing_context, word):
     def build(context, builder, signature, arguments):
         return builder.cttz(arguments[0], context.get_constant(types.boolean, False))
     return types.int64(types.uint64), build
+
+
+@intrinsic
+def pointer(typing_context, array):
+    """The memory of a contiguous array: p[i] reads and writes it. Whoever takes one keeps the array alive.
+
+    Numba counts references where an array enters and leaves a function, which costs as much as all the rest of a
+    function that looks at one character; a pointer is but a number, and no negative index of it counts from the end.
+    """
+    def build(context, builder, signature, arguments):
+        return context.make_array(array)(context, builder, arguments[0]).data
+    return types.CPointer(array.dtype)(array), build
 
 
 @jit

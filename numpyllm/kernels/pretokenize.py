@@ -1,14 +1,14 @@
 """Twin of numpyllm.tokenizer.patterns: the three named patterns, by hand, on UTF-8.
 
-Each function gives the place in `data`, (n,) uint8 of valid UTF-8, where something that begins at `start` ends; no text is
-seen from `stop` on. `classes` is numpyllm.tokenizer.unicode.class_table(). What the patterns do step by step, giving back
+Each function gives the place in `data`, uint8 of valid UTF-8, where something that begins at `start` ends; no text is
+seen from `stop` on. data and classes are arrays or, faster, pointers (_words.py). `classes` is numpyllm.tokenizer.unicode.class_table(). What the patterns do step by step, giving back
 characters where a later part needs them, is done here by looking ahead; the comments name the alternative that matches.
 """
 
 import numpy as np
 
 from ._jit import jit
-from ._words import CASE, first_marked, load, not_between
+from ._words import CASE, first_marked, load, not_between, pointer
 
 GPT2, CL100K, O200K = range(3)
 PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "o200k": O200K}
@@ -199,8 +199,9 @@ def boundaries(data, pattern, classes):
     n = len(data)
     places = np.empty(n + 1, np.int64)
     places[0] = start = count = 0
+    text, kinds = pointer(data), pointer(classes)
     while start < n:
-        start = piece_end(data, start, n, pattern, classes)
+        start = piece_end(text, start, n, pattern, kinds)
         count += 1
         places[count] = start
     return places[:count + 1].copy()

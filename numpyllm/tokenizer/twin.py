@@ -1,0 +1,83 @@
+"""The compiled twin of BytePairTokenizer's encoding: texts divided into parts, parts handed to the kernel.
+
+Only the named patterns have one. See kernels/bpe_encode.py for what it does and kernels/pretokenize.py for the patterns.
+"""
+
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from .unicode import class_table
+
+MOST_IDS = 1 << 21      # of a vocabulary that the kernel takes
+PART = 1 << 20          # characters that the kernel gets at once, about: its ids stay in the processor's cache
+
+# Where a text may be cut without changing its pieces, in all named patterns: before a space that does not follow white space,
+# and before a newline or such a sign that follows a letter or digit. (Of the letters, those which have always been some.)
+DIVIDE = re.compile(r"\S(?= )|[0-9A-Za-zЀ-ҁ一-龥ぁ-ゔァ-ヺ](?=[\n,.!?;:，。])")
+
+_loading = threading.Lock()     # threads that compile the same function at once have crashed
+
+
+class Twin:
+    """The kernels with the tables of one vocabulary. Calls may come from several threads. ImportError without Numba.
+
+    tokens      the bytes of each id, b"" where no text leads to it
+    pattern     one of patterns.NAMED
+    """
+
+    def __init__(self, tokens, pattern):
+        with _loading:
+            from ..kernels import bpe_encode, pretokenize
+            self._kernels, self._pattern, self._ids = bpe_encode, pretokenize.PATTERNS[pattern], len(tokens)
+            self._vocabulary = bpe_encode.vocabulary(tokens)
+            self._idle = []         # pairs of a workspace and an array for ids, for one call at a time
+            self.encode([("", -1)], np.uint32)
+
+    def encode(self, stretches, dtype, threads=1):
+        """The ids of stretches (text, id), the id being -1 unless the text is that of a special token: array (T,)."""
+        parts = _parts(stretches, PART)
+        if threads == 1:
+            encoded = [self._encode_part(part, dtype) for part in parts]
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                encoded = list(pool.map(lambda part: self._encode_part(part, dtype), parts))
+        return encoded[0] if len(encoded) == 1 else np.concatenate([np.empty(0, dtype), *encoded])
+
+    def _encode_part(self, part, dtype):
+        texts = [text.encode("utf-8") for text, _ in part]
+        stops = np.cumsum([len(text) for text in texts])
+        special_ids = np.array([i for _, i in part], dtype=np.int64)
+        data = np.frombuffer(b"".join(texts), dtype=np.uint8)
+        try:
+            workspace, ids = self._idle.pop()
+        except IndexError:
+            workspace, ids = self._kernels.workspace(self._ids), np.empty(0, np.uint32)
+        if len(ids) < len(data) + 4:
+            ids = np.empty(max(len(data), PART) + 4, np.uint32)
+        count = self._kernels.encode(ids, data, stops, special_ids, self._pattern, class_table(), self._vocabulary, workspace)
+        result = ids[:count].astype(dtype)
+        self._idle.append((workspace, ids if len(ids) <= 4 * PART + 4 else ids[:0].copy()))
+        return result
+
+
+def _parts(stretches, size):
+    """Lists of stretches of about `size` characters together; a longer one is divided where it may be."""
+    part, room = [], size
+    for text, i in stretches:
+        start = 0
+        while i < 0 and len(text) - start > room:
+            found = DIVIDE.search(text, start + room)
+            end = found.end() if found else len(text)
+            part.append((text[start:end], i))
+            yield part
+            part, room, start = [], size, end
+        part.append((text[start:], i))
+        room -= len(text) - start
+        if room <= 0:
+            yield part
+            part, room = [], size
+    if part:
+        yield part

@@ -10,10 +10,10 @@ ROOT = Path(numpyllm.__file__).parent
 RUN_TIME = {"numpy", "numba", "regex", "threadpoolctl"}
 
 # Each group with the groups that it may import. What is missing here is not allowed.
-FOUNDATION = {"errors", "config", "random", "extras", "files", "shards"}
+FOUNDATION = {"errors", "config", "random", "extras", "files", "progress", "shards"}
 BELOW = {
     "errors": set(), "config": {"errors"}, "random": set(), "extras": {"errors"}, "gradcheck": set(),
-    "files": {"errors"}, "shards": {"errors", "files"},
+    "files": {"errors"}, "progress": set(), "shards": {"errors", "files"},
     "ops": set(),
     "parameters": {"random"},
     "workspace": {"parameters"},

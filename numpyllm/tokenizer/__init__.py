@@ -17,5 +17,6 @@ def load(path, **beside):
 
     What is given beside it is for `BytePairTokenizer.load`. InputError, naming the file, if there is none.
     """
-    kind = CharacterTokenizer if not beside and _detect(path)[0] == "character" else BytePairTokenizer
-    return kind.load(path, **beside)
+    format, file, _ = _detect(path)
+    kind = CharacterTokenizer if format == "character" and not beside else BytePairTokenizer
+    return kind.load(file, **beside)

@@ -24,6 +24,16 @@ from ..errors import InputError
 END_OF_TEXT = "<|endoftext|>"
 
 
+class SpecialTokenInText(InputError):
+    """A text contains the spelling of a special token, `token`, from character `offset` on, and nobody allowed it."""
+
+    def __init__(self, token, offset):
+        self.token, self.offset = token, offset
+        super().__init__(f"the text must not contain the special token {token!r}, found at character {offset}; "
+                         f"pass allowed_special={{{token!r}}} to encode it as that token, or "
+                         "disallowed_special=() to encode it as ordinary text")
+
+
 class Tokenizer(ABC):
     """Text to ids and back, over a table of tokens.
 
@@ -115,10 +125,7 @@ class Tokenizer(ABC):
         stretches = list(cut(clean(text), allowed | disallowed))
         for offset, stretch, special in stretches:
             if special and stretch in disallowed:
-                raise InputError(
-                    f"the text must not contain the special token {stretch!r}, found at character {offset}; "
-                    f"pass allowed_special={{{stretch!r}}} to encode it as that token, or "
-                    "disallowed_special=() to encode it as ordinary text")
+                raise SpecialTokenInText(stretch, offset)
         return stretches
 
     def _encode_stretches(self, stretches):

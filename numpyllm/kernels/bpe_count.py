@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._jit import jit
-from ._words import load
+from ._jit import jit_borrowing
+from ._words import load, pointer
 from .pretokenize import PATTERNS, piece_end
 
 LOW, HIGH, NUMBER, START = range(4)     # columns of Table.slots
@@ -38,7 +38,7 @@ class Table(NamedTuple):
     used: np.ndarray        # (2,) int64: pieces, bytes of text
 
 
-@jit
+@jit_borrowing
 def _key(data, start, size):
     """LOW and HIGH of the piece data[start:start + size]."""
     if size > SHORT:
@@ -55,7 +55,7 @@ def _key(data, start, size):
     return low, high | np.uint64(size) << np.uint64(56)
 
 
-@jit
+@jit_borrowing
 def _same(text, i, data, j, size):
     for k in range(size):
         if text[i + k] != data[j + k]:
@@ -63,13 +63,13 @@ def _same(text, i, data, j, size):
     return True
 
 
-@jit
+@jit_borrowing
 def _first_slot(low, high, mask):
     mixed = (low ^ high * MULTIPLIER) * MULTIPLIER
     return np.int64(mixed >> np.uint64(32) ^ mixed >> np.uint64(16)) & mask
 
 
-@jit
+@jit_borrowing
 def _add(table, data, start, size, number):
     """Count a piece. There must be room for it."""
     slots = table.slots
@@ -90,21 +90,23 @@ def _add(table, data, start, size, number):
     table.used[1] += size
 
 
-@jit
+@jit_borrowing
 def _room(table, size):
     """Whether another piece of this size can be counted."""
     return 2 * table.used[0] < len(table.slots) and table.used[1] + size + PADDING <= len(table.text)
 
 
-@jit
+@jit_borrowing
 def _count(table, data, bounds, text, start, pattern, classes):
     """Count the pieces of the texts data[bounds[i]:bounds[i + 1]], i >= text, the first from `start` on.
 
     -> text, start and size of the first piece for which there is no room. All counted: the number of texts, 0, 0.
     """
+    data_, classes_ = pointer(data), pointer(classes)
     while text < len(bounds) - 1:
-        while start < bounds[text + 1]:
-            end = piece_end(data, start, bounds[text + 1], pattern, classes)
+        start, stop = max(start, bounds[text]), bounds[text + 1]
+        while start < stop:
+            end = piece_end(data_, start, stop, pattern, classes_)
             if not _room(table, end - start):
                 return text, start, end - start
             _add(table, data, start, end - start, ONE)
@@ -113,7 +115,7 @@ def _count(table, data, bounds, text, start, pattern, classes):
     return text, 0, 0
 
 
-@jit
+@jit_borrowing
 def _move(table, larger):
     """Fill a larger table with the entries of this one, text and all."""
     for k in range(table.used[1]):
@@ -129,13 +131,13 @@ def _move(table, larger):
     larger.used[0], larger.used[1] = table.used[0], table.used[1]
 
 
-@jit
+@jit_borrowing
 def _size(high):
     size = np.int64(high >> np.uint64(56))
     return size if size <= SHORT else np.int64(high & ~LONG)
 
 
-@jit
+@jit_borrowing
 def _absorb(table, other, first):
     """Count what another table has counted, from slot `first` on. -> slot and size of the piece for which there is no room."""
     for i in range(first, len(other.slots)):
@@ -148,11 +150,9 @@ def _absorb(table, other, first):
     return len(other.slots), 0
 
 
-@jit
-def _list(table):
-    """-> the fields of Pieces."""
-    data, bounds = np.empty(table.used[1], np.uint8), np.zeros(table.used[0] + 1, np.int64)
-    numbers = np.empty(table.used[0], np.int64)
+@jit_borrowing
+def _list(table, data, bounds, numbers):
+    """Fill the fields of Pieces."""
     piece = end = 0
     for slot in table.slots:
         if slot[HIGH] != 0:
@@ -163,7 +163,6 @@ def _list(table):
             numbers[piece] = slot[NUMBER]
             piece += 1
             bounds[piece] = end
-    return data, bounds, numbers
 
 
 class PieceCounter:
@@ -175,7 +174,9 @@ class PieceCounter:
 
     def __init__(self, pattern, classes):
         self._pattern, self._classes = PATTERNS[pattern], classes
-        self._table = _table(1 << 14, 1 << 17)
+        self._table = _table(1, 1)
+        self._make_room(1 << 16)            # this and the next compile what threads will run; two at once have crashed
+        self.count([])
 
     def count(self, texts):
         """texts: a list of bytes of valid UTF-8. No piece reaches from one into the next."""
@@ -183,7 +184,8 @@ class PieceCounter:
         np.cumsum([len(text) for text in texts], out=bounds[1:])
         data = np.frombuffer(b"".join([*texts, bytes(PADDING)]), np.uint8)
         text = start = 0
-        while text < len(texts):
+        size = None
+        while size != 0:
             text, start, size = _count(self._table, data, bounds, text, start, self._pattern, self._classes)
             self._make_room(size)
 
@@ -196,12 +198,15 @@ class PieceCounter:
 
     def pieces(self):
         """-> Pieces"""
-        return Pieces(*_list(self._table))
+        n, size = self._table.used
+        pieces = Pieces(np.empty(size, np.uint8), np.zeros(n + 1, np.int64), np.empty(n, np.int64))
+        _list(self._table, *pieces)
+        return pieces
 
     def _make_room(self, size):
         if not _room(self._table, size):
             slots, text, used = self._table
-            larger = _table(len(slots) * (2 if 2 * used[0] >= len(slots) else 1), 2 * (int(used[1]) + size + PADDING))
+            larger = _table(4 * max(len(slots), 1 << 12), 4 * (int(used[1]) + size + PADDING))
             _move(self._table, larger)
             self._table = larger
 

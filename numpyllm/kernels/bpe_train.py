@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._jit import jit
+from ._jit import jit_borrowing
 
 SEPARATOR = -1
 MULTIPLIER = 0x1E3779B97F4A7C15     # odd and without pattern: the product's middle bits depend on all bits of a key
@@ -50,7 +50,7 @@ class Tally(NamedTuple):
     n: np.ndarray               # (1,) int64
 
 
-@jit
+@jit_borrowing
 def _slot(pairs, key):
     """Where in the hash table the number of a pair is, or would be."""
     mask = pairs.index.size - 1
@@ -60,57 +60,37 @@ def _slot(pairs, key):
     return slot
 
 
-@jit
-def _room_for(n, pairs, n_pairs):
-    """The pairs, in larger arrays if these have no room for n more. P is a power of two, so the table is half empty."""
-    capacity = pairs.key.size
-    if n_pairs + n <= capacity:
-        return pairs
-    while n_pairs + n > capacity:
-        capacity *= 2
-    larger = Pairs(np.empty(2 * capacity, np.int32), np.empty(capacity, np.int64), np.empty(capacity, np.int64),
-                   np.empty(capacity, np.int64), np.empty(capacity, np.int64), np.empty(capacity, np.int32),
-                   np.empty(capacity, np.int64))
+@jit_borrowing
+def _move(pairs, n_pairs, larger):
+    """Copy the pairs, and the heap, to larger arrays."""
     for slot in range(larger.index.size):
         larger.index[slot] = -1
-    for pair in range(n_pairs):             # one by one: copying slices takes Numba a second more to compile
+    for pair in range(n_pairs):
         larger.key[pair], larger.count[pair] = pairs.key[pair], pairs.count[pair]
         larger.first[pair], larger.size[pair] = pairs.first[pair], pairs.size[pair]
         larger.heap[pair], larger.believed[pair] = pairs.heap[pair], pairs.believed[pair]
-    for pair in range(n_pairs):
         larger.index[_slot(larger, larger.key[pair])] = pair
-    return larger
 
 
-@jit
-def _spelt_after(text, lengths, where, key, other_key):
-    """Whether the two byte strings of a pair are greater than those of the other: the left ones, if equal the right ones."""
+@jit_borrowing
+def _precedes(row, pairs, by_bytes, pair, count, other, other_count):
+    """Whether a pair with this count is merged before the other."""
+    if count != other_count:
+        return count > other_count
+    key, other_key = pairs.key[pair], pairs.key[other]
+    if not by_bytes:
+        return key < other_key
     a, b = key >> 32, other_key >> 32
     if a == b:                              # no two tokens are spelt alike
         a, b = key & 0xFFFFFFFF, other_key & 0xFFFFFFFF
-    i, j = where[a], where[b]
-    end = i + min(lengths[a], lengths[b])
-    while i < end and text[i] == text[j]:
-        i, j = i + 1, j + 1
-    difference = lengths[a] - lengths[b]
-    if i < end:
-        difference = np.int64(text[i]) - np.int64(text[j])
-    return difference > 0
+    i, j = row.where[a], row.where[b]
+    for k in range(min(row.lengths[a], row.lengths[b])):
+        if row.text[i + k] != row.text[j + k]:
+            return row.text[i + k] > row.text[j + k]
+    return row.lengths[a] > row.lengths[b]
 
 
-@jit
-def _precedes(row, pairs, by_bytes, pair, count, other, other_count):
-    """Whether a pair with this count is merged before the other."""
-    first = count > other_count
-    if count == other_count:
-        key, other_key = pairs.key[pair], pairs.key[other]
-        first = key < other_key
-        if by_bytes:
-            first = _spelt_after(row.text, row.lengths, row.where, key, other_key)
-    return first
-
-
-@jit
+@jit_borrowing
 def _rise(row, pairs, by_bytes, i, pair, count):
     """Put a pair at place i of the heap, or above, where it belongs."""
     heap, believed = pairs.heap, pairs.believed
@@ -123,7 +103,7 @@ def _rise(row, pairs, by_bytes, i, pair, count):
     heap[i], believed[i] = pair, count
 
 
-@jit
+@jit_borrowing
 def _sink(row, pairs, by_bytes, n_heap, pair, count):
     """Put a pair at the top of the heap, or below, where it belongs."""
     heap, believed = pairs.heap, pairs.believed
@@ -140,7 +120,7 @@ def _sink(row, pairs, by_bytes, n_heap, pair, count):
     heap[i], believed[i] = pair, count
 
 
-@jit
+@jit_borrowing
 def _enter(row, pairs, by_bytes, sizes, left, right, count, size):
     """Enter a new pair, with room for its places. -> where in `places` they begin. There must be room for the pair."""
     pair, n_heap, first = sizes[0], sizes[1], sizes[2]
@@ -152,7 +132,7 @@ def _enter(row, pairs, by_bytes, sizes, left, right, count, size):
     return first
 
 
-@jit
+@jit_borrowing
 def _lay_out(row, data, bounds):
     """Fill the row with the pieces data[bounds[i]:bounds[i + 1]]."""
     row.lengths[:256] = 1
@@ -168,10 +148,10 @@ def _lay_out(row, data, bounds):
         place += 1
 
 
-@jit
-def _enter_pairs_of_bytes(row, pairs, sizes, places, min_frequency, by_bytes):
+@jit_borrowing
+def _enter_pairs_of_bytes(row, pairs, sizes, places, count, end, min_frequency, by_bytes):
+    """Enter all pairs there are at first. count, end (65536,): zeros."""
     ids = row.ids
-    count, end = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
     for i in range(1, len(ids) - 1):
         if ids[i, 0] != SEPARATOR and ids[i + 1, 0] != SEPARATOR:
             pair = ids[i, 0] << 8 | ids[i + 1, 0]
@@ -188,7 +168,7 @@ def _enter_pairs_of_bytes(row, pairs, sizes, places, min_frequency, by_bytes):
                 end[pair] += 1
 
 
-@jit
+@jit_borrowing
 def _count(tally, i, number):
     if tally.places[i] == 0:
         tally.ids[tally.n[0]] = i
@@ -197,14 +177,14 @@ def _count(tally, i, number):
     tally.places[i] += 1
 
 
-@jit
+@jit_borrowing
 def _clear(tally):
     for i in tally.ids[:tally.n[0]]:
         tally.count[i], tally.places[i] = 0, 0
     tally.n[0] = 0
 
 
-@jit
+@jit_borrowing
 def _merge(row, places, left, right, new, before, after):
     """Merge a pair at its places, ascending: of aaa, the first two. The places that are not outdated stay. -> their number.
 
@@ -230,14 +210,14 @@ def _merge(row, places, left, right, new, before, after):
     return n_merged
 
 
-@jit
+@jit_borrowing
 def _subtract(pairs, left, right, count):
     pair = pairs.index[_slot(pairs, np.int64(left) << 32 | right)]
     if pair >= 0:                           # one that was too rare was not entered
         pairs.count[pair] -= count
 
 
-@jit
+@jit_borrowing
 def _count_neighbours(row, merged, new, before, after):
     """Count, by x and by y, the pairs (x, new) and (new, y) at these places; (new, new) among the latter."""
     ids, width = row.ids, row.lengths[new]
@@ -249,7 +229,7 @@ def _count_neighbours(row, merged, new, before, after):
             _count(after, y, number)
 
 
-@jit
+@jit_borrowing
 def _note_places(row, merged, new, places, before, after):
     """Note where these pairs are: the next place of (x, new) goes to places[before.places[x]], unless that is negative."""
     ids, width = row.ids, row.lengths[new]
@@ -263,51 +243,59 @@ def _note_places(row, merged, new, places, before, after):
             after.places[y] += 1
 
 
-@jit
+@jit_borrowing
+def _enter_tally(row, pairs, by_bytes, sizes, tally, new, new_is_right, min_frequency):
+    """Enter the pairs (i, new) or (new, i) that are tallied by i; tally.places then is where their places go, -1 for none."""
+    for i in tally.ids[:tally.n[0]]:
+        if tally.count[i] < min_frequency:
+            tally.places[i] = -1
+        else:
+            left, right = (i, new) if new_is_right else (new, i)
+            tally.places[i] = _enter(row, pairs, by_bytes, sizes, left, right, tally.count[i], tally.places[i])
+
+
+@jit_borrowing
 def _learn(merges, done, stop, row, pairs, sizes, places, before, after, min_frequency, by_bytes):
-    """Fill merges[done:stop], or less if no pair is left. -> merges done, Pairs (perhaps in new arrays).
+    """Fill merges[done:stop], less if the heap runs empty or there is no room for more pairs. -> merges done.
 
     sizes (3,): number of pairs, size of the heap, number of places; kept up to date.
     """
     while sizes[1] > 0 and done < stop:
         pair, believed = pairs.heap[0], pairs.believed[0]
-        count = pairs.count[pair]
+        count, size = pairs.count[pair], pairs.size[pair]
         if min_frequency <= count < believed:
             _sink(row, pairs, by_bytes, sizes[1], pair, count)
             continue
+        new = 256 + done
+        if sizes[0] + 2 * min(size, new + 1) > pairs.key.size:
+            break
         sizes[1] -= 1
         last = sizes[1]
         _sink(row, pairs, by_bytes, last, pairs.heap[last], pairs.believed[last])
         if count < min_frequency:
             continue
-        left, right = pairs.key[pair] >> 32, pairs.key[pair] & 0xFFFFFFFF
-        new = 256 + done
+        left, right, first = pairs.key[pair] >> 32, pairs.key[pair] & 0xFFFFFFFF, pairs.first[pair]
         merges[done, 0], merges[done, 1] = left, right
         done += 1
-        merged = places[pairs.first[pair]:pairs.first[pair] + pairs.size[pair]]
-        merged = merged[:_merge(row, merged, left, right, new, before, after)]
+        n_merged = _merge(row, places[first:first + size], left, right, new, before, after)
         for x in before.ids[:before.n[0]]:
             _subtract(pairs, x, left, before.count[x])
         for y in after.ids[:after.n[0]]:
             _subtract(pairs, right, y, after.count[y])
         _clear(before)
         _clear(after)
+        merged = places[first:first + n_merged]
         _count_neighbours(row, merged, new, before, after)
-        pairs = _room_for(before.n[0] + after.n[0], pairs, sizes[0])
-        for x in before.ids[:before.n[0]]:
-            often = before.count[x] >= min_frequency
-            before.places[x] = _enter(row, pairs, by_bytes, sizes, x, new, before.count[x], before.places[x]) if often else -1
-        for y in after.ids[:after.n[0]]:
-            often = after.count[y] >= min_frequency
-            after.places[y] = _enter(row, pairs, by_bytes, sizes, new, y, after.count[y], after.places[y]) if often else -1
+        _enter_tally(row, pairs, by_bytes, sizes, before, new, True, min_frequency)
+        _enter_tally(row, pairs, by_bytes, sizes, after, new, False, min_frequency)
         _note_places(row, merged, new, places, before, after)
         _clear(before)
         _clear(after)
-    return done, pairs
+    return done
 
 
 def learn_merges(pieces, limit, *, min_frequency=1, tie_break="smallest-id", progress=None):
-    """As the text's, from Pieces (kernels/bpe_count.py); progress is called every STEP merges."""
+    """As the text's, from Pieces (bpe_count.py); progress is called every STEP merges. ValueError beyond 2 GB of pieces."""
     data, bounds, numbers = pieces
     n_places = len(data) + len(bounds)
     if n_places >= 1 << 31:
@@ -317,21 +305,32 @@ def learn_merges(pieces, limit, *, min_frequency=1, tie_break="smallest-id", pro
     row = Row(np.empty((n_places, 2), np.int32), np.empty(n_places, np.uint8), numbers, np.zeros(V, np.int64),
               np.zeros(V, np.int64))
     _lay_out(row, data, bounds)
-    capacity = 1 << 16
-    pairs = Pairs(np.full(2 * capacity, -1, np.int32), *(np.empty(capacity, np.int64) for _ in range(4)),
-                  np.empty(capacity, np.int32), np.empty(capacity, np.int64))
-    # A merge takes away one token and adds two pairs at most, so there will be no more places than these. What is not
+    # A merge takes away one token and adds two pairs at most, so more places than these are never noted. What is not
     # written to takes no memory.
     places = np.empty(3 * n_places, np.int32)
-    before, after = (Tally(np.zeros(V, np.int64), np.zeros(V, np.int64), np.empty(V, np.int32), np.zeros(1, np.int64))
-                     for _ in range(2))
-    merges, sizes, done = np.empty((limit, 2), np.int64), np.zeros(3, np.int64), 0
+    merges, done = np.empty((limit, 2), np.int64), 0
+    pairs, sizes = _pairs(1 << 16), np.zeros(3, np.int64)
+    pairs.index[:] = -1
     by_bytes = tie_break == "greatest-bytes"
-    _enter_pairs_of_bytes(row, pairs, sizes, places, min_frequency, by_bytes)
+    _enter_pairs_of_bytes(row, pairs, sizes, places, np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64), min_frequency,
+                          by_bytes)
+    before, after = _tally(V), _tally(V)
     while done < limit and sizes[1] > 0:
-        before_step = done
-        done, pairs = _learn(merges, done, min(done + STEP, limit), row, pairs, sizes, places, before, after, min_frequency,
-                             by_bytes)
-        if progress is not None and done > before_step:
+        stop = min(done + STEP, limit)
+        done = _learn(merges, done, stop, row, pairs, sizes, places, before, after, min_frequency, by_bytes)
+        if done < stop and sizes[1] > 0:
+            larger = _pairs(2 * len(pairs.key))
+            _move(pairs, sizes[0], larger)
+            pairs = larger
+        elif progress is not None:
             progress(done, limit)
     return [tuple(pair) for pair in merges[:done].tolist()]
+
+
+def _pairs(capacity):
+    return Pairs(np.empty(2 * capacity, np.int32), *(np.empty(capacity, np.int64) for _ in range(4)),
+                 np.empty(capacity, np.int32), np.empty(capacity, np.int64))
+
+
+def _tally(V):
+    return Tally(np.zeros(V, np.int64), np.zeros(V, np.int64), np.empty(V, np.int32), np.zeros(1, np.int64))

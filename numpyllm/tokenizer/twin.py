@@ -18,7 +18,7 @@ PART = 1 << 20          # characters that the kernel gets at once, about: its id
 # and before a newline or such a sign that follows a letter or digit. (Of the letters, those which have always been some.)
 DIVIDE = re.compile(r"\S(?= )|[0-9A-Za-zЀ-ҁ一-龥ぁ-ゔァ-ヺ](?=[\n,.!?;:，。])")
 
-_loading = threading.Lock()     # threads that compile the same function at once have crashed
+loading = threading.Lock()     # threads that compile the same function at once have crashed
 
 
 class Twin:
@@ -29,7 +29,7 @@ class Twin:
     """
 
     def __init__(self, tokens, pattern):
-        with _loading:
+        with loading:
             from ..kernels import bpe_encode, pretokenize
             self._kernels, self._pattern, self._ids = bpe_encode, pretokenize.PATTERNS[pattern], len(tokens)
             self._vocabulary = bpe_encode.vocabulary(tokens)
@@ -38,7 +38,7 @@ class Twin:
 
     def encode(self, stretches, dtype, threads=1):
         """The ids of stretches (text, id), the id being -1 unless the text is that of a special token: array (T,)."""
-        parts = _parts(stretches, PART)
+        parts = divided(stretches, PART)
         if threads == 1:
             encoded = [self._encode_part(part, dtype) for part in parts]
         else:
@@ -63,7 +63,7 @@ class Twin:
         return result
 
 
-def _parts(stretches, size):
+def divided(stretches, size):
     """Lists of stretches of about `size` characters together; a longer one is divided where it may be."""
     part, room = [], size
     for text, i in stretches:

@@ -89,6 +89,9 @@ class TestEncodeAndDecode:
         assert (tmp_path / "back.txt").read_bytes() == TEXT.encode()
         BytePairTokenizer(with_bytes(b"the", b"th")).save(tmp_path / "other.json")
         code, out, err = run("decode", shard, "--vocabulary", tmp_path / "other.json")
+        shard.write_bytes(bytes(shard.stat().st_size))
+        assert run("decode", shard, "--vocabulary", vocabulary) == (
+            2, b"", f"numpyllm: error: {shard}: is damaged (its SHA-256 must be the header's): make it anew\n")
         assert code == 2 and out == b"" and f"{shard} was made with another tokenizer, of SHA-256 {TOKENIZER.sha256}" in err
 
     def test_bytes_that_are_no_text_come_out_as_they_are(self, run, vocabulary):

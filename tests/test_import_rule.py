@@ -26,7 +26,7 @@ BELOW = {
     "training": {"ops", "kernels", "models", "parameters", "workspace", "data", "tokenizer", "<version>"} | FOUNDATION,
     "inference": {"ops", "models"} | FOUNDATION,
     "evaluation": {"ops", "models", "training", "inference", "data"} | FOUNDATION,
-    "bench": {"ops", "backend", "models", "training"} | FOUNDATION,
+    "bench": {"ops", "backend", "models", "training", "tokenizer"} | FOUNDATION,
     "checks": {"ops", "layers", "models", "parameters", "random", "gradcheck"},
 }
 TOP = {"cli", "__main__", "<version>"}      # may import everything

@@ -54,6 +54,7 @@ class TestTiktoken:
     @pytest.mark.parametrize(("change", "message"), [
         (lambda lines: [*lines[:9], b"AAA 9", *lines[10:]], "line 10 must be a token in base64 and its rank, got b'AAA 9'"),
         (lambda lines: [*lines[:9], b"*** 9", *lines[10:]], "line 10 must be a token in base64 and its rank, got b'*** 9'"),
+        (lambda lines: [*lines[:9], b"C!Q== 9", *lines[10:]], "line 10 must be a token in base64 and its rank, got b'C!Q== 9'"),
         (lambda lines: [*lines[:9], b"CQ==", *lines[10:]], "line 10 must be a token in base64 and its rank, got b'CQ=='"),
         (lambda lines: [*lines[:9], b"CQ== -9", *lines[10:]], "line 10 must be a token in base64 and its rank"),
         (lambda lines: [*lines[:9], b"CQ== 9 9", *lines[10:]], "line 10 must be a token in base64 and its rank"),
@@ -196,6 +197,20 @@ class TestGPT2:
         with pytest.raises(InputError, match="cannot be written: Disk full$"):
             BytePairTokenizer(with_bytes(b"ab")).save(tmp_path, "gpt2")
         assert sorted(os.listdir(tmp_path)) == ["merges.txt", "vocab.json"] and load(tmp_path) == SMALL
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "merges.txt"])
+def test_cut_short_at_any_byte(tmp_path, name):
+    """Refused with one line, unless nothing but the last newline is missing."""
+    SMALL.save(tmp_path, "gpt2") if name != "tokenizer.json" else SMALL.save(tmp_path / name)
+    data = (tmp_path / name).read_bytes()
+    for length in range(0, len(data) - 1, max(1, len(data) // 300)):
+        (tmp_path / name).write_bytes(data[:length])
+        with pytest.raises(InputError) as caught:
+            load(tmp_path)
+        assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
+    (tmp_path / name).write_bytes(data[:-1])
+    assert load(tmp_path) == SMALL
 
 
 def test_formats_have_names(tmp_path):

@@ -25,13 +25,23 @@ def topics_text():
     return "\n\n".join(topics[name].strip() for name in sorted(topics)) + "\n"
 
 
-def docstrings_text(folder=None):
-    """All docstrings of the standard library's modules (about 2 MB), each once, in the order of files and lines."""
+def library_files(folder=None):
+    """The modules of the standard library, paths in alphabetical order."""
     folder = Path(folder or sysconfig.get_path("stdlib"))
     files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*.py")
                    if not NOT_THE_LIBRARY & set(path.relative_to(folder).parts[:-1]))
+    return [path for _, path in files]
+
+
+def source_text(folder=None):
+    """The source of the standard library (about 10 MB), module after module: text that is not English."""
+    return "".join(path.read_text("utf-8", errors="replace") for path in library_files(folder))
+
+
+def docstrings_text(folder=None):
+    """All docstrings of the standard library's modules (about 2 MB), each once, in the order of files and lines."""
     seen = {}       # a dict keeps the order
-    for _, path in files:
+    for path in library_files(folder):
         try:
             tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError, OSError):

@@ -289,9 +289,7 @@ class StreamDecoder:
 
     def flush(self):
         """U+FFFD if the ids ended within a character, else nothing. The decoder can be used anew."""
-        text = self._utf8.decode(b"", final=True)
-        self._utf8.reset()
-        return text
+        return self._utf8.decode(b"", final=True)
 
 
 def clean(text):

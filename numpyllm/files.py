@@ -78,7 +78,8 @@ def text_blocks(file):
     InputError, naming the file and the place, if it cannot be read or is not UTF-8.
     """
     if hasattr(file, "read"):
-        yield from _text_blocks(file, getattr(file, "name", "the text"))
+        name = getattr(file, "name", "the text")
+        yield from _text_blocks(file, "standard input" if name == "<stdin>" else name)
         return
     try:
         with open(file, "rb") as opened:

@@ -19,6 +19,8 @@ from ._jit import jit_borrowing
 
 SEPARATOR = -1
 MULTIPLIER = 0x1E3779B97F4A7C15     # odd and without pattern: the product's middle bits depend on all bits of a key
+MOST_BYTES = (1 << 31) - 1          # of pieces and the separators between them, as places are int32
+FIRST_PAIRS = 1 << 16               # room at first: for all pairs of bytes
 STEP = 64                           # merges in one call; between two calls one may report, or be interrupted
 
 
@@ -295,11 +297,9 @@ def _learn(merges, done, stop, row, pairs, sizes, places, before, after, min_fre
 
 
 def learn_merges(pieces, limit, *, min_frequency=1, tie_break="smallest-id", progress=None):
-    """As the text's, from Pieces (bpe_count.py); progress is called every STEP merges. ValueError beyond 2 GB of pieces."""
+    """As the text's, from Pieces (bpe_count.py) of MOST_BYTES with a separator for each; progress is called every STEP merges."""
     data, bounds, numbers = pieces
     n_places = len(data) + len(bounds)
-    if n_places >= 1 << 31:
-        raise ValueError(f"the distinct pieces must have less than 2**31 bytes, got {len(data):,}")
     limit = min(limit, len(data))           # each merge takes away a token at least
     V = 256 + limit
     row = Row(np.empty((n_places, 2), np.int32), np.empty(n_places, np.uint8), numbers, np.zeros(V, np.int64),
@@ -309,7 +309,7 @@ def learn_merges(pieces, limit, *, min_frequency=1, tie_break="smallest-id", pro
     # written to takes no memory.
     places = np.empty(3 * n_places, np.int32)
     merges, done = np.empty((limit, 2), np.int64), 0
-    pairs, sizes = _pairs(1 << 16), np.zeros(3, np.int64)
+    pairs, sizes = _pairs(FIRST_PAIRS), np.zeros(3, np.int64)
     pairs.index[:] = -1
     by_bytes = tie_break == "greatest-bytes"
     _enter_pairs_of_bytes(row, pairs, sizes, places, np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64), min_frequency,

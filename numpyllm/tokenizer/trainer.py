@@ -11,6 +11,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
+from ..errors import InputError
 from . import training
 from .patterns import compile_pattern
 from .twin import divided, loading
@@ -32,16 +33,18 @@ def train_merges(texts, limit, pattern, *, backend, threads=None, counting=None,
     compiled = compile_pattern(pattern)
     texts, long = _peek(texts, TWIN_FROM)
     kernels = _kernels() if long and backend == "numba" else None
-    if kernels and compiled.named:
-        counter = kernels[0].PieceCounter
-        pieces = _count_in_threads(texts, lambda: counter(pattern, class_table()), threads or _processors(), counting)
-        return kernels[1].learn_merges(pieces, limit, **how) if len(pieces.numbers) else None
-    counted = training.count_pieces(_reported(texts, counting), compiled)
-    if not counted:
-        return None
-    if kernels:
-        return kernels[1].learn_merges(kernels[0].pieces_of(counted), limit, **how)
-    return training.learn_merges(counted, limit, **how)
+    if kernels is None:
+        counted = training.count_pieces(_reported(texts, counting), compiled)
+        return training.learn_merges(counted, limit, **how) if counted else None
+    bpe_count, bpe_train = kernels
+    if compiled.named:
+        pieces = _count_in_threads(texts, lambda: bpe_count.PieceCounter(pattern, class_table()), threads, counting)
+    else:
+        pieces = bpe_count.pieces_of(training.count_pieces(_reported(texts, counting), compiled))
+    if len(pieces.data) + len(pieces.bounds) > bpe_train.MOST_BYTES:
+        raise InputError(f"the distinct pieces together must be shorter than 2 GB, got {len(pieces.data):,} bytes of them: "
+                         "train on a part of the texts, or with a pattern that cuts them into shorter pieces")
+    return bpe_train.learn_merges(pieces, limit, **how)
 
 
 def _peek(texts, n):
@@ -68,12 +71,10 @@ def _kernels():
         return None
 
 
-def _processors():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _count_in_threads(texts, new_counter, threads, counting):
     """The Pieces of all texts. Each thread counts parts of them in a counter of its own."""
+    if threads is None:
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with loading:
         counters = [new_counter() for _ in range(threads)]
     idle, waiting, done = list(counters), deque(), 0

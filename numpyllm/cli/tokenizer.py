@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ..backend import BACKENDS
 from ..data import load_text
 from ..errors import InputError
 from ..files import read_bytes, replacing
@@ -18,6 +19,7 @@ from ..tokenizer import BytePairTokenizer, load
 from ..tokenizer.base import END_OF_TEXT, SpecialTokenInText
 from ..tokenizer.formats import FORMATS, detect
 from ..tokenizer.formats.published import ENCODINGS
+from ..tokenizer.training import TIE_BREAKS
 from .arguments import Parser, at_least
 
 VOCABULARY = "tokenizer.json, vocab.json or encoder.json, a .tiktoken file, or a folder with one"
@@ -52,15 +54,22 @@ def train(argv):
                         help=f"a special token; again for more (default: {END_OF_TEXT})")
     parser.add_argument("--no_special_tokens", action="store_true", help="none at all")
     parser.add_argument("--min_frequency", type=at_least(1), default=1, help="a pair that occurs less often is not merged")
+    parser.add_argument("--tie_break", choices=TIE_BREAKS, default=TIE_BREAKS[0],
+                        help="which of equally frequent pairs is merged: of the smallest ids, or of the greatest bytes")
+    parser.add_argument("--threads", type=at_least(1), default=None, help="for counting (default: one a processor)")
+    parser.add_argument("--backend", choices=BACKENDS, default="numba", help="Numba's kernels, or plain Python")
     args = parser.parse_args(argv)
+    if "" in args.sources:
+        raise InputError("a text must be named, got an empty name: leave it out for the English that Python carries")
     if args.no_special_tokens and args.special_token:
         raise InputError("--special_token names some and --no_special_tokens none: give one of them")
     special_tokens = () if args.no_special_tokens else args.special_token or (END_OF_TEXT,)
     format = _check_out(args.out, args.format)
-    texts = [_text(source) if source == "-" else load_text(source) for source in args.sources] or [load_text()]
-    with Progress("merging") as progress:
+    texts = [sys.stdin.buffer if source == "-" else Path(source) for source in args.sources] or load_text()
+    with Progress("counting") as progress:
         tokenizer = BytePairTokenizer.train(texts, args.vocab_size, pattern=args.pattern, special_tokens=special_tokens,
-                                            min_frequency=args.min_frequency, progress=progress)
+                                            min_frequency=args.min_frequency, tie_break=args.tie_break, backend=args.backend,
+                                            threads=args.threads, progress=progress.stage)
     _save(tokenizer, args.out, format)
     return 0
 

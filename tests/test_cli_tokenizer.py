@@ -269,3 +269,10 @@ def test_encode_into_decode(vocabulary):
     script = (script % (sys.executable, sys.executable)).format(vocabulary)
     done = subprocess.run(["sh", "-c", script], input=TEXT.encode(), capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, TEXT.encode(), b"")
+
+
+def test_a_text_without_end(vocabulary):
+    """Ids come while the text still comes, and `head` ends it all."""
+    script = f"yes the | {sys.executable} -m numpyllm tokenizer encode --vocabulary {vocabulary} | head -c 14"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, timeout=60)
+    assert (done.stdout, done.stderr) == (b"257 10 257 10 ", b"")

@@ -186,9 +186,9 @@ class BytePairTokenizer(Tokenizer):
         threads                                 as in `encode_to_numpy`
         progress                                called as progress(bytes read, bytes in all) after each 8 MiB
 
-        Bytes that are not UTF-8 are read as U+FFFD; newlines stay what they are. The file is read in chunks, cut at a space
-        where that changes no ids, so memory is bounded unless the text has no space, or the pattern is one of your own, whose
-        cuts cannot be known: then all of it is in memory at once. InputError, naming the file, if it cannot be read or
+        Bytes that are not UTF-8 are read as U+FFFD; newlines stay what they are. The file is read in chunks, cut between words
+        where that changes no ids, so memory is bounded unless the text has no such place, or the pattern is one of your own,
+        whose cuts cannot be known: then all of it is in memory at once. InputError, naming the file, if it cannot be read or
         written or holds a disallowed special token; a shard that was there then stays.
         """
         return encode_file(self, path_in, path_out, allowed_special=allowed_special, disallowed_special=disallowed_special,

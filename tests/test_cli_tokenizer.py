@@ -185,7 +185,7 @@ class TestTrain:
         (["--out", "x"], "x must be called *.json, vocab.json or *.tiktoken, or --format must say what it is to be"),
         (["--out", "nowhere/t.json"], "nowhere/t.json cannot be written: "),
         (["--out", "-", "--format", "gpt2"], "GPT-2's are two files and cannot go to standard output"),
-        (["nothing.txt"], "cannot read nothing.txt: No such file or directory"),
+        (["nothing.txt"], "nothing.txt: cannot be read: No such file or directory"),
     ])
     def test_bad_input_leaves_the_old_file(self, run, vocabulary, argv, message, monkeypatch):
         monkeypatch.chdir(vocabulary.parent)

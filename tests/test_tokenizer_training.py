@@ -8,6 +8,7 @@ import time
 import warnings
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from pydoc_data.topics import topics
 
 import numpy as np
@@ -421,16 +422,18 @@ def test_merges_are_those_of_rustbpe_and_tokenizers(corpus, request):
 @pytest.mark.thorough
 def test_memory_is_bounded_by_pieces_not_by_text(tmp_path):
     """400 MB in one file."""
-    resource = pytest.importorskip("resource")
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the peak of memory is read from /proc")
     with open(tmp_path / "large.txt", "w") as file:
         for _ in range(800):
             file.write(ENGLISH)
-    code = ("import pathlib, resource, sys, warnings\n"
+    code = ("import sys\n"
+            "from pathlib import Path\n"
             "from numpyllm.tokenizer import BytePairTokenizer\n"
-            "tokenizer = BytePairTokenizer.train(pathlib.Path(sys.argv[1]), 1024)\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n")
+            "BytePairTokenizer.train(Path(sys.argv[1]), 1024)\n"
+            "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])\n")
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "large.txt"], capture_output=True, text=True, check=True)
-    assert resource and int(done.stdout) < 400_000          # kB; measured: see docs/measurements.md
+    assert int(done.stdout) < 250_000           # kB; measured: 160,000, most of which is Numba
 
 
 def test_english_in_good_time():

@@ -102,10 +102,11 @@ def encode(argv):
                 with ShardWriter(args.out, tokenizer.dtype, header) as shard:
                     for ids in blocks:
                         shard.append(ids)
-                _log(f"{args.out}: {shard.header['count']:,} tokens")
     except SpecialTokenInText as error:
         raise InputError(f"{_name(args.file)} must not contain the special token {error.token}, found at character {error.offset}: "
                          "--on_special encode makes it that token, --on_special ordinary takes it as text") from None
+    if args.out != "-":
+        _log(f"{args.out}: {shard.header['count']:,} tokens")
     return 0
 
 

@@ -10,10 +10,10 @@ ROOT = Path(numpyllm.__file__).parent
 RUN_TIME = {"numpy", "numba", "llvmlite", "regex", "threadpoolctl"}      # llvmlite is the half of Numba that knows LLVM
 
 # Each group with the groups that it may import. What is missing here is not allowed.
-FOUNDATION = {"errors", "config", "random", "extras", "blas"}
+FOUNDATION = {"errors", "config", "random", "extras", "blas", "files", "progress", "shards"}
 BELOW = {
     "errors": set(), "config": {"errors"}, "random": set(), "extras": {"errors"}, "gradcheck": set(),
-    "blas": set(),
+    "blas": set(), "files": {"errors"}, "progress": set(), "shards": {"errors", "files"},
     "ops": set(),
     "parameters": {"random"},
     "workspace": {"parameters"},
@@ -21,12 +21,12 @@ BELOW = {
     "backend": {"ops", "kernels"},
     "layers": {"ops", "parameters", "workspace"},
     "models": {"ops", "layers", "parameters", "workspace"} | FOUNDATION,
-    "tokenizer": {"errors"},
-    "data": {"random", "errors"},
+    "tokenizer": {"backend", "kernels", "errors", "extras", "files", "shards"},
+    "data": {"random", "errors", "files", "shards"},
     "training": {"ops", "kernels", "models", "parameters", "workspace", "data", "tokenizer", "<version>"} | FOUNDATION,
     "inference": {"ops", "models"} | FOUNDATION,
     "evaluation": {"ops", "models", "training", "inference", "data"} | FOUNDATION,
-    "bench": {"ops", "backend", "models", "training"} | FOUNDATION,
+    "bench": {"ops", "backend", "models", "training", "tokenizer"} | FOUNDATION,
     "checks": {"ops", "layers", "models", "parameters", "random", "gradcheck"},
 }
 TOP = {"cli", "__main__", "<version>"}      # may import everything

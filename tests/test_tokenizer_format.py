@@ -12,7 +12,7 @@ from tokenizer_strings import NASTY, gpt2_ranks, with_bytes
 
 from numpyllm.errors import InputError
 from numpyllm.tokenizer import BytePairTokenizer, load
-from numpyllm.tokenizer.format import BYTE_OF, CHARACTER_OF, text_to_token, token_to_text
+from numpyllm.tokenizer.formats.byte_characters import BYTE_OF, CHARACTER_OF, text_to_token, token_to_text
 
 EOT = "<|endoftext|>"
 OWN_PATTERN = r"\p{N}{1,3}|\s*\p{L}+|[^\p{L}\p{N}]"
@@ -244,7 +244,7 @@ def test_files_that_are_no_json(path, content, message):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match=r"nothing\.json: cannot be read: No such file or directory$"):
         load(tmp_path / "nothing.json")
-    with pytest.raises(InputError, match=": cannot be read: Is a directory$"):
+    with pytest.raises(InputError, match=r": holds no tokenizer \(tokenizer.json, vocab.json, encoder.json\): name the"):
         load(tmp_path)
 
 

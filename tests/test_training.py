@@ -18,7 +18,7 @@ from numpyllm.models import GPT, GPTConfig
 from numpyllm.random import Draws
 from numpyllm.tokenizer import CharacterTokenizer
 from numpyllm.training import (AdamW, RunFolder, TrainConfig, Trainer, TrainingDiverged, checkpoint, clip_scale, evaluate,
-                               gradient_norm, learning_rate, load_checkpoint, load_model, newest_checkpoint, replicas, trainer)
+                               gradient_norm, learning_rate, load_checkpoint, load_model, newest_checkpoint, replicas)
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 TOKENIZER = CharacterTokenizer.train(TEXT)
@@ -396,7 +396,3 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not():
     for made in (a, b, c):
         made.run()
     assert a.model.parameters.data.tobytes() == b.model.parameters.data.tobytes() != c.model.parameters.data.tobytes()
-
-
-def test_clock():
-    assert [trainer._clock(s) for s in (5, 125, 7300)] == ["0m 05s", "2m 05s", "2h 01m"]

@@ -55,7 +55,10 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.HelpFormatter):
-    """Help that names defaults, but not the lack of one."""
+    """Help that names defaults, but not the lack of one, and leaves examples in lines of their own."""
+
+    def _fill_text(self, text, width, indent):
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
     def _get_help_string(self, action):
         silent = action.default is None or action.default is False or action.default == argparse.SUPPRESS

@@ -10,7 +10,8 @@ from .arguments import guarded
 
 COMMANDS = {
     "gradcheck": "check every hand-written gradient against numerical ones",
-    "bench": "time a training step, against PyTorch if it is installed",
+    "bench": "time a training step or a tokenizer, against others if they are installed",
+    "tokenizer": "train a tokenizer, encode and decode, convert vocabularies",
     "generate": "continue a text with a trained model",
 }
 

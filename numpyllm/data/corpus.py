@@ -10,10 +10,10 @@ import sysconfig
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import text_files
 
 NOT_THE_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "pydoc_data",
                    "__pycache__"}
-TEXT_SUFFIXES = {".txt", ".md", ".rst", ".text"}
 
 
 def topics_text():
@@ -25,13 +25,23 @@ def topics_text():
     return "\n\n".join(topics[name].strip() for name in sorted(topics)) + "\n"
 
 
-def docstrings_text(folder=None):
-    """All docstrings of the standard library's modules (about 2 MB), each once, in the order of files and lines."""
+def library_files(folder=None):
+    """The modules of the standard library, paths in alphabetical order."""
     folder = Path(folder or sysconfig.get_path("stdlib"))
     files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*.py")
                    if not NOT_THE_LIBRARY & set(path.relative_to(folder).parts[:-1]))
+    return [path for _, path in files]
+
+
+def source_text(folder=None):
+    """The source of the standard library (about 10 MB), module after module: text that is not English."""
+    return "".join(path.read_text("utf-8", errors="replace") for path in library_files(folder))
+
+
+def docstrings_text(folder=None):
+    """All docstrings of the standard library's modules (about 2 MB), each once, in the order of files and lines."""
     seen = {}       # a dict keeps the order
-    for _, path in files:
+    for path in library_files(folder):
         try:
             tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError, OSError):
@@ -57,14 +67,7 @@ def load_text(source=None):
         return embedded_text()
     if not str(source):
         raise InputError("a text must be named, got an empty name: leave --data out for the embedded corpus")
-    source = Path(source)
-    if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in TEXT_SUFFIXES and path.is_file())
-        if not files:
-            raise InputError(f"{source} holds no text files ({' '.join(sorted(TEXT_SUFFIXES))}): name a file or another folder")
-    else:
-        files = [source]
-    text = "\n".join(_read(path) for path in files)
+    text = "\n".join(_read(path) for path in text_files(source))
     if not text.strip():
         raise InputError(f"{source} is empty: a text is needed to learn from")
     return text

@@ -1,19 +1,22 @@
 """Tokenizers: text to ids and back.
 
 To read in this order: bpe.py (the algorithm), patterns.py (how text is cut first), training.py (where the
-vocabulary comes from), base.py (what all tokenizers share), format.py and files.py (on disk), character.py
-(the simplest of all).
+vocabulary comes from), base.py (what all tokenizers share), formats/ (on disk), character.py (the simplest of
+all).
 """
 
 from .bpe import BytePairTokenizer
-from .character import TYPE as _CHARACTER_TYPE
 from .character import CharacterTokenizer
-from .files import read_json as _read_json
+from .formats import detect as _detect
 
 __all__ = ["BytePairTokenizer", "CharacterTokenizer", "load"]
 
 
-def load(path):
-    """The tokenizer that a JSON file describes, of whichever class. InputError, naming the file, if none."""
-    kind = CharacterTokenizer if _read_json(path).get("type") == _CHARACTER_TYPE else BytePairTokenizer
-    return kind.load(path)
+def load(path, **beside):
+    """The tokenizer in a file, of whichever class and format, or the first one in a folder.
+
+    What is given beside it is for `BytePairTokenizer.load`. InputError, naming the file, if there is none.
+    """
+    format, file, _ = _detect(path)
+    kind = CharacterTokenizer if format == "character" and not beside else BytePairTokenizer
+    return kind.load(file, **beside)

@@ -7,10 +7,15 @@ our documents.
 A tokenizer derives from `Tokenizer`, hands it the bytes of each token and defines `_encode_stretch`.
 """
 
+import codecs
+import hashlib
+import json
 import operator
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import cached_property
 
 import numpy as np
 
@@ -19,13 +24,26 @@ from ..errors import InputError
 END_OF_TEXT = "<|endoftext|>"
 
 
+class SpecialTokenInText(InputError):
+    """A text contains the spelling of a special token, `token`, from character `offset` on, and nobody allowed it."""
+
+    def __init__(self, token, offset, name="the text"):
+        self.token, self.offset = token, offset
+        super().__init__(f"{name} must not contain the special token {token!r}, found at character {offset}; "
+                         f"pass allowed_special={{{token!r}}} to encode it as that token, or "
+                         "disallowed_special=() to encode it as ordinary text")
+
+
 class Tokenizer(ABC):
     """Text to ids and back, over a table of tokens.
 
     tokens          {bytes: id}
     special_tokens  {text: id}; kept as the attribute of this name
-    Together their ids are 0 to n_vocab - 1. InputError otherwise.
+    No two share an id. Ids have no hole up to the last of `tokens`; beyond it, among the special tokens, they may,
+    as those of cl100k_base and o200k_base do: such an id is below n_vocab and cannot be decoded. InputError otherwise.
     """
+
+    pattern = None      # how a text is cut into pieces first, if it is
 
     def __init__(self, tokens, special_tokens):
         if not isinstance(special_tokens, dict):
@@ -37,7 +55,7 @@ class Tokenizer(ABC):
                 raise InputError(f"a special token must not be spelt like an ordinary one, got {text!r}")
         self.special_tokens = dict(special_tokens)
         special_bytes = {text.encode("utf-8"): i for text, i in special_tokens.items()}
-        self._bytes_of = _in_order_of_ids([*tokens.items(), *special_bytes.items()])      # list: id -> bytes
+        self._bytes_of = _in_order_of_ids(tokens, special_bytes)      # list: id -> bytes, None at a hole
 
     @abstractmethod
     def _encode_stretch(self, text, offset):
@@ -45,13 +63,31 @@ class Tokenizer(ABC):
 
     @property
     def n_vocab(self):
-        """Number of ids, special tokens included: every id is below it."""
+        """The highest id plus one: the number of ids, special tokens (and holes between them) included."""
         return len(self._bytes_of)
+
+    @property
+    def max_token_value(self):
+        """The highest id."""
+        return self.n_vocab - 1
 
     @property
     def dtype(self):
         """The smallest unsigned NumPy type for these ids: uint16 up to 65,536 of them, uint32 beyond."""
         return np.dtype(np.uint16 if self.n_vocab <= 65_536 else np.uint32)
+
+    @property
+    def sha256(self):
+        """Of tokens, pattern and special tokens, as 64 hexadecimal digits: what token shards record of their tokenizer.
+
+        Equal for equal tokenizers, whatever file they came from.
+        """
+        special_ids = set(self.special_tokens.values())
+        hasher = hashlib.sha256(json.dumps(self.pattern).encode())
+        for i, token in enumerate(self._bytes_of):
+            if token is not None:
+                hasher.update(b"%d %d %d %s" % (i, i in special_ids, len(token), token))
+        return hasher.hexdigest()
 
     @property
     def special_tokens_set(self):
@@ -65,8 +101,8 @@ class Tokenizer(ABC):
 
     @property
     def token_byte_lengths(self):
-        """(n_vocab,) int64: bytes of text behind each id, 0 for special tokens. For bits per byte."""
-        lengths = np.array([len(token) for token in self._bytes_of], dtype=np.int64)
+        """(n_vocab,) int64: bytes of text behind each id, 0 for special tokens and holes. For bits per byte."""
+        lengths = np.array([len(token or b"") for token in self._bytes_of], dtype=np.int64)
         lengths[list(self.special_tokens.values())] = 0
         return lengths
 
@@ -78,38 +114,47 @@ class Tokenizer(ABC):
         A special token in neither is encoded as ordinary text. Where several fit, the longest counts. A lone
         surrogate, which is no character, is read as U+FFFD.
         """
-        allowed = self._specials(allowed_special, "allowed_special")
-        disallowed = self._specials(disallowed_special, "disallowed_special")
-        if isinstance(disallowed_special, str):
-            disallowed -= allowed
-        stretches = list(cut(clean(text), allowed | disallowed))
-        for offset, stretch, special in stretches:
-            if special and stretch in disallowed:
-                raise InputError(
-                    f"the text must not contain the special token {stretch!r}, found at character {offset}; "
-                    f"pass allowed_special={{{stretch!r}}} to encode it as that token, or "
-                    "disallowed_special=() to encode it as ordinary text")
+        return _listed(self._encode(text, allowed_special, disallowed_special))
+
+    def encode_ordinary(self, text):
+        """The ids of a text in which nothing is special, as a list."""
+        return _listed(self._encode(text, disallowed_special=()))
+
+    def encode_to_numpy(self, text, **special):
+        """As `encode`: array (T,) of the smallest type that holds every id (see `dtype`)."""
+        return np.array(self._encode(text, **special), dtype=self.dtype)
+
+    def _encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
+        """As `encode`, but a list or an array."""
         ids = []
-        for offset, stretch, special in stretches:
+        for offset, stretch, special in self._stretches(clean(text), allowed_special, disallowed_special):
             if special:
                 ids.append(self.special_tokens[stretch])
             else:
                 ids += self._encode_stretch(stretch, offset)
         return ids
 
-    def encode_ordinary(self, text):
-        """The ids of a text in which nothing is special, as a list."""
-        return self._encode_stretch(clean(text), 0)
-
-    def encode_to_numpy(self, text, **special):
-        """As `encode`: array (T,) of the smallest type that holds every id (see `dtype`)."""
-        return np.array(self.encode(text, **special), dtype=self.dtype)
+    def _stretches(self, text, allowed_special, disallowed_special):
+        """The text cut at its special tokens as `cut` does; InputError if one is not to be there."""
+        allowed = self._specials(allowed_special, "allowed_special")
+        disallowed = self._specials(disallowed_special, "disallowed_special")
+        if isinstance(disallowed_special, str):
+            disallowed -= allowed
+        stretches = list(cut(text, allowed | disallowed))
+        for offset, stretch, special in stretches:
+            if special and stretch in disallowed:
+                raise SpecialTokenInText(stretch, offset)
+        return stretches
 
     def encode_batch(self, texts, **special):
         """As `encode` for each of several texts: a list of lists."""
         if isinstance(texts, str):
             raise InputError("encode_batch needs an iterable of strings, got one string; use encode for that")
         return [self.encode(text, **special) for text in texts]
+
+    def encode_ordinary_batch(self, texts):
+        """As `encode_ordinary` for each of several texts: a list of lists."""
+        return self.encode_batch(texts, disallowed_special=())
 
     def decode_tokens_bytes(self, ids):
         """The bytes behind each id, as a list. ids: integers, or a one-dimensional integer array.
@@ -123,29 +168,97 @@ class Tokenizer(ABC):
             ids = ids.tolist()
         if not isinstance(ids, Iterable):
             raise InputError(f"ids must be a sequence of integers, got {ids!r}; pass [{ids!r}] for one id")
-        return [self._bytes_of[self._checked(i, position)] for position, i in enumerate(ids)]
+        ids = list(ids)
+        try:
+            tokens = [self._bytes_of[i] for i in ids]
+            if None not in tokens and min(ids, default=0) >= 0:     # a negative one counts from the end of the list
+                return tokens
+        except (TypeError, IndexError):
+            pass
+        return [self._token(i, position) for position, i in enumerate(ids)]     # finds the bad one
+
+    def decode_single_token_bytes(self, i):
+        """The bytes behind one id. Errors as `decode_tokens_bytes`."""
+        return self.decode_tokens_bytes([i])[0]
 
     def decode_bytes(self, ids):
         """The bytes behind a sequence of ids, exactly. Errors as `decode_tokens_bytes`."""
         return b"".join(self.decode_tokens_bytes(ids))
 
-    def decode(self, ids):
-        """The text behind a sequence of ids; bytes that are not UTF-8 become U+FFFD.
+    def decode(self, ids, errors="replace"):
+        """The text behind a sequence of ids; bytes that are not UTF-8 become U+FFFD, or what `errors` says (bytes.decode).
 
-        A token may hold part of a character: decode the sequence, not its tokens one by one. Errors as
-        `decode_tokens_bytes`.
+        A token may hold part of a character: decode the sequence, not its tokens one by one, or use `decode_stream`. Errors
+        as `decode_tokens_bytes`.
         """
-        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+        return self.decode_bytes(ids).decode("utf-8", errors)
 
-    def _checked(self, i, position):
+    def decode_stream(self, ids):
+        """The text behind ids that come one by one: a generator of strings, not empty, which joined are that of `decode`.
+
+        It holds back the beginning of a character until the rest has come, and never gives half of one.
+        """
+        decoder = StreamDecoder(self)
+        for i in ids:
+            if text := decoder.feed([i]):
+                yield text
+        if text := decoder.flush():
+            yield text
+
+    def decode_with_offsets(self, ids):
+        """The text and, for each id, the place in it of the first character that the token has a byte of.
+
+        UnicodeDecodeError if the bytes are not UTF-8.
+        """
+        offsets, n = [], 0
+        tokens = self.decode_tokens_bytes(ids)
+        for token in tokens:
+            inside = token[0] & 0xC0 == 0x80        # begins within a character, the last one so far
+            offsets.append(max(0, n - inside))
+            n += sum(byte & 0xC0 != 0x80 for byte in token)
+        return b"".join(tokens).decode("utf-8"), offsets
+
+    def decode_batch(self, batch, errors="replace"):
+        """As `decode` for each of several sequences: a list of strings."""
+        return [self.decode(ids, errors) for ids in batch]
+
+    def decode_bytes_batch(self, batch):
+        """As `decode_bytes` for each of several sequences: a list of bytes."""
+        return [self.decode_bytes(ids) for ids in batch]
+
+    def encode_single_token(self, token):
+        """The id of one token, ordinary or special, as text or bytes. InputError if there is no such token."""
+        token_bytes = token.encode("utf-8") if isinstance(token, str) else token
+        if token_bytes not in self._id_of_bytes:
+            raise InputError(f"this must be one token of the vocabulary, got {token!r}; use encode for a text")
+        return self._id_of_bytes[token_bytes]
+
+    @cached_property
+    def _id_of_bytes(self):
+        return {token: i for i, token in enumerate(self._bytes_of) if token is not None}
+
+    def is_special_token(self, i):
+        """Whether this id is that of a special token."""
+        return i in self.special_tokens.values()
+
+    def token_byte_values(self):
+        """The bytes of all ordinary tokens, as a sorted list."""
+        special_ids = set(self.special_tokens.values())
+        return sorted(token for i, token in enumerate(self._bytes_of) if token is not None and i not in special_ids)
+
+    def _token(self, i, position):
         try:
             i = operator.index(i)
         except TypeError:
             raise InputError(f"ids must be integers, got {i!r} at position {position}") from None
-        if not 0 <= i < self.n_vocab:       # a negative one would count from the end of the list
+        if not 0 <= i < self.n_vocab:
             raise InputError(f"ids must be from 0 to {self.n_vocab - 1}, got {i} at position {position}; "
                              "was this sequence made with another tokenizer?")
-        return i
+        token = self._bytes_of[i]
+        if token is None:
+            raise InputError(f"ids must be those of tokens, got {i} at position {position}, which this vocabulary leaves free; "
+                             "was this sequence made with another tokenizer?")
+        return token
 
     def _specials(self, names, argument):
         if isinstance(names, str):
@@ -160,15 +273,45 @@ class Tokenizer(ABC):
         return set(names)
 
 
-def clean(text):
-    """The text without surrogates: a pair becomes the character it stands for, a lone one U+FFFD."""
+class StreamDecoder:
+    """Ids in, text out, as it comes: `feed` some ids, print what it returns, and at the end `flush`."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, ids):
+        """The text that is certain now: all but a character of which the last bytes are still to come.
+
+        Errors as `Tokenizer.decode`; the ids of the call are not taken then.
+        """
+        return self._utf8.decode(self._tokenizer.decode_bytes(ids))
+
+    def flush(self):
+        """U+FFFD if the ids ended within a character, else nothing. The decoder can be used anew."""
+        return self._utf8.decode(b"", final=True)
+
+
+def check_text(text):
+    """InputError unless it is a string."""
     if not isinstance(text, str):
         raise InputError(f"a text must be a string, got {type(text).__name__}")
+
+
+def clean(text):
+    """The text without surrogates: a pair becomes the character it stands for, a lone one U+FFFD."""
+    check_text(text)
+    if text.isascii():
+        return text
     try:
         text.encode("utf-8")
         return text
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _listed(ids):
+    return ids if isinstance(ids, list) else ids.tolist()
 
 
 def cut(text, special):
@@ -177,7 +320,7 @@ def cut(text, special):
     Where several special tokens begin at the same character, the longest is taken. Stretches may be empty.
     """
     end = 0
-    if special:
+    if special and os.path.commonprefix([*special]) in text:        # this search is a hundred times faster than the next
         longest_first = sorted(special, key=len, reverse=True)
         for match in re.finditer("|".join(map(re.escape, longest_first)), text):
             yield end, text[end:match.start()], False
@@ -206,17 +349,21 @@ def numbered(special_tokens, first):
     return table
 
 
-def _in_order_of_ids(pairs):
-    """The tokens of pairs (token, id), by id, which must be 0, 1, 2, ... without repeat or hole."""
+def _in_order_of_ids(tokens, special_tokens):
+    """The bytes of each id, from two tables {bytes: id}, None at a hole. InputError for ids that are out of order."""
     owner = {}
-    for token, i in pairs:
+    for token, i in (*tokens.items(), *special_tokens.items()):
         if type(i) is not int or i < 0:
             raise InputError(f"ids must be Python integers from 0 on, got {i!r} for the token {token!r}")
         if i in owner:
             raise InputError(f"ids must be distinct, got {i} for both {owner[i]!r} and {token!r}")
         owner[i] = token
-    for i in range(len(owner)):
+    last = max(tokens.values(), default=-1)
+    for i in range(min(last, len(owner))):
         if i not in owner:
             raise InputError(f"ids must have no hole, got {len(owner)} tokens with ids up to {max(owner)} "
                              f"but none with id {i}")
-    return [owner[i] for i in range(len(owner))]
+    n_vocab = max(owner, default=-1) + 1
+    if n_vocab > 2 * len(owner):            # an id of a thousand million would take as many places in our list
+        raise InputError(f"at least half of all ids must be tokens, got {len(owner)} tokens with ids up to {n_vocab - 1}")
+    return [owner.get(i) for i in range(n_vocab)]

@@ -9,18 +9,27 @@ the sooner it is merged. (Sennrich, Haddow and Birch 2016; on bytes: Radford et 
 
 import operator
 import warnings
-from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from heapq import heappop, heappush
 
+import numpy as np
+import regex
+
+from ..backend import BACKENDS
 from ..errors import InputError
-from .base import END_OF_TEXT, Tokenizer, cut, documents, numbered
-from .files import read_json, write_json
-from .format import bpe_from_json, bpe_to_json, check_merges
-from .patterns import compile_pattern, split
-from .training import FIRST_MERGE, learn_merges
+from . import formats, sources
+from .base import END_OF_TEXT, Tokenizer, check_text, clean, numbered
+from .encode_file import encode_file
+from .patterns import NAMED, compile_pattern, split
+from .trainer import train_merges
+from .training import FIRST_MERGE, TIE_BREAKS
+from .twin import MOST_IDS, Twin
+from .unicode import UNICODE_VERSION
 
 CACHED_PIECES = 1 << 16         # the cache of encoded pieces is emptied when it holds so many,
 CACHED_LENGTH = 32              # and takes no piece of more characters than this
+TWIN_FROM = 1 << 20             # characters encoded, in all, from which on the compiled twin repays its loading
 
 
 def merge(piece, ranks):
@@ -62,12 +71,18 @@ class BytePairTokenizer(Tokenizer):
     """A byte-level BPE tokenizer.
 
     ranks           {bytes: id}, all 256 single bytes among them
-    pattern         how text is cut into pieces: "gpt2", or a regular expression for the `regex` module
+    pattern         how text is cut into pieces: "gpt2", "cl100k", "o200k", or a regular expression for the `regex` module
     special_tokens  {text: id}
+    backend         "numba" or "numpy", see below
     The ids together are 0 to n_vocab - 1. InputError otherwise.
+
+    What follows in this class encodes in plain Python. For a named pattern there is a compiled twin, a hundred times as
+    fast, with the same ids (twin.py). Loading it takes about a second, and the first time on a machine compiling it takes
+    some more; so it takes over once TWIN_FROM characters have been encoded or are about to be, or after `load_twin()`. With
+    backend="numpy" it never does.
     """
 
-    def __init__(self, ranks, pattern="gpt2", special_tokens=None):
+    def __init__(self, ranks, pattern="gpt2", special_tokens=None, *, backend="numba"):
         special_tokens = {} if special_tokens is None else special_tokens
         for byte in range(256):
             if bytes([byte]) not in ranks:
@@ -77,43 +92,120 @@ class BytePairTokenizer(Tokenizer):
         self.pattern = pattern
         self._compiled = compile_pattern(pattern)
         self._cache = {}                # piece -> its ids
+        if backend not in BACKENDS:
+            raise InputError(f"backend must be one of {BACKENDS}, got {backend!r}")
+        self.backend = backend
+        self._twin, self._characters = None, 0
 
     @classmethod
     def train(cls, texts, vocab_size, *, pattern="gpt2", special_tokens=(END_OF_TEXT,), min_frequency=1,
-              progress=None):
-        """Learn a vocabulary from texts: one string, or an iterable of strings (documents), in any order.
+              tie_break="smallest-id", backend="numba", threads=None, progress=None):
+        """Learn a vocabulary from texts, in any order.
 
+        texts           a string, which is a text; a pathlib.Path, which is a UTF-8 file, or a folder, of which the text
+                        files count (.txt .md .rst .text); a file open for reading bytes; or an iterable of all these. Each
+                        is a document of its own
         vocab_size      ids in all: 256 bytes, the merges in order of creation, the special tokens
         special_tokens  a sequence of names; the texts are cut where one stands, so nothing is learned from it
         min_frequency   a pair that occurs less often is not merged; with the default, 1, all of them may be
-        progress        called as progress(merges done, merges in all) after each merge
+        tie_break       of pairs that occur equally often, which is merged: the one of the smallest (left id, right id), as
+                        Hugging Face and rustbpe have it; or, "greatest-bytes", of the greatest (left bytes, right bytes)
+        backend         "numba", compiled twins for long texts, or "numpy", plain Python; the result is the same
+        threads         for the compiled twin (default: one a processor); the result is the same
+        progress        called as progress("counting", bytes done, bytes in all or None), and then as
+                        progress("merging", merges done, merges in all)
 
-        Ties go to the smallest (left id, right id). When the texts hold too few pairs the vocabulary is
-        smaller than asked, with a warning. InputError when vocab_size leaves no room for the bytes and the
+        Iterables and files may be larger than memory: what is kept are the distinct pieces and their counts. With a
+        pattern of one's own a whole document is in memory at a time.
+
+        When the texts hold too few pairs the vocabulary is smaller than asked, with a warning. InputError when there is no
+        text, for a file that cannot be read or is not UTF-8, and when vocab_size leaves no room for the bytes and the
         special tokens.
         """
         single_bytes = [bytes([byte]) for byte in range(256)]
-        untrained = cls(_numbered(single_bytes), pattern, numbered(special_tokens, FIRST_MERGE))
+        untrained = cls(_numbered(single_bytes), pattern, numbered(special_tokens, FIRST_MERGE), backend=backend)
         limit = _at_least(untrained.n_vocab, "vocab_size (bytes, merges and special tokens)", vocab_size)
         limit -= untrained.n_vocab
         min_frequency = _at_least(1, "min_frequency", min_frequency)
-        counted = Counter()
-        for text in documents(texts):
-            for _, stretch, special in cut(text, untrained.special_tokens):
-                if not special:
-                    counted.update(split(untrained._compiled, stretch))
-        merges = learn_merges({piece.encode("utf-8"): number for piece, number in counted.items()}, limit,
-                              min_frequency=min_frequency, progress=progress)
+        threads = None if threads is None else _at_least(1, "threads", threads)
+        if tie_break not in TIE_BREAKS:
+            raise InputError(f"tie_break must be one of {TIE_BREAKS}, got {tie_break!r}")
+        documents = sources.documents(texts)
+        merging = counting = None
+        if progress is not None:
+            total = sources.size(documents)
+            counting, merging = (lambda done: progress("counting", done, total)), partial(progress, "merging")
+        merges = train_merges(sources.stretches(documents, untrained.special_tokens, pattern in NAMED), limit, pattern,
+                              min_frequency=min_frequency, tie_break=tie_break, backend=backend, threads=threads,
+                              counting=counting, progress=merging)
+        if merges is None:
+            raise InputError("training needs at least one character, got none")
         tokens = list(single_bytes)
         for left, right in merges:
             tokens.append(tokens[left] + tokens[right])
-        trained = cls(_numbered(tokens), pattern, numbered(untrained.special_tokens, len(tokens)))
+        trained = cls(_numbered(tokens), pattern, numbered(untrained.special_tokens, len(tokens)), backend=backend)
         if trained.n_vocab < vocab_size:
             rest = "no pair is left" if min_frequency == 1 else f"no other pair occurs {min_frequency} times or more"
             warnings.warn(f"the vocabulary has {trained.n_vocab} tokens instead of {vocab_size}: {rest}; "
                           "train on more text for more",
                           stacklevel=2)
         return trained
+
+    def load_twin(self):
+        """Encode by the compiled twin from now on. Without Numba there is a warning, and all goes on in Python."""
+        if self._twin is None and self.backend == "numba" and self.pattern in NAMED and self.n_vocab <= MOST_IDS:
+            try:
+                tokens = dict.fromkeys(range(self.n_vocab), b"") | {rank: token for token, rank in self.ranks.items()}
+                self._twin = Twin(list(tokens.values()), self.special_tokens, self.pattern)
+            except ImportError:
+                self.backend = "numpy"
+                warnings.warn("Numba is not installed, so texts are encoded in plain Python, a hundred times slower: "
+                              "pip install numba", stacklevel=2)
+
+    def encode_to_numpy(self, text, *, threads=1, **special):
+        """As `encode`: array (T,) of the smallest type that holds every id (see `dtype`).
+
+        threads     for texts of millions of characters, by the twin; the ids are the same
+        """
+        if operator.index(threads) < 1:
+            raise InputError(f"threads must be at least 1, got {threads}")
+        return np.array(self._encode(text, threads=threads, **special), dtype=self.dtype, copy=None)
+
+    def encode_batch(self, texts, *, threads=1, **special):
+        """As `encode` for each of several texts: a list of lists. threads: how many texts at a time, by the twin."""
+        if isinstance(texts, str) or threads == 1:
+            return super().encode_batch(texts, **special)
+        with ThreadPoolExecutor(threads) as pool:
+            return [ids.tolist() for ids in pool.map(lambda text: self.encode_to_numpy(text, **special), texts)]
+
+    def encode_file(self, path_in, path_out, *, allowed_special=frozenset(), disallowed_special="all", threads=1,
+                    progress=None):
+        """Encode a text file into a token shard (numpyllm.shards); returns the number of ids.
+
+        allowed_special, disallowed_special     as in `encode`
+        threads                                 as in `encode_to_numpy`
+        progress                                called as progress(bytes read, bytes in all) after each 8 MiB
+
+        Bytes that are not UTF-8 are read as U+FFFD; newlines stay what they are. The file is read in chunks, cut between words
+        where that changes no ids, so memory is bounded unless the text has no such place, or the pattern is one of your own,
+        whose cuts cannot be known: then all of it is in memory at once. InputError, naming the file, if it cannot be read or
+        written or holds a disallowed special token; a shard that was there then stays.
+        """
+        return encode_file(self, path_in, path_out, allowed_special=allowed_special, disallowed_special=disallowed_special,
+                           threads=threads, progress=progress)
+
+    def _encode(self, text, allowed_special=frozenset(), disallowed_special="all", threads=1):
+        check_text(text)
+        if self._twin is None:
+            self._characters += len(text)
+            if self._characters >= TWIN_FROM:
+                self.load_twin()
+        if self._twin is None:
+            return super()._encode(text, allowed_special, disallowed_special)
+        try:
+            return self._twin.encode(self._stretches(text, allowed_special, disallowed_special), self.dtype, threads)
+        except UnicodeEncodeError:              # a surrogate, which is rare: to look for one takes as long as all the rest
+            return self._twin.encode(self._stretches(clean(text), allowed_special, disallowed_special), self.dtype, threads)
 
     def _encode_stretch(self, text, offset):
         ids, cache = [], self._cache
@@ -149,27 +241,37 @@ class BytePairTokenizer(Tokenizer):
                     pairs.append(tuple(self.decode_tokens_bytes(parts)))
         return pairs
 
-    def save(self, path):
-        """Write a Hugging Face tokenizer.json, which gives the same ids in their `tokenizers`.
+    @property
+    def unicode_version(self):
+        """Whose letters, numbers and white space the pattern means: of Unicode, or of `regex` for a pattern of one's own."""
+        return f"Unicode {UNICODE_VERSION}" if self.pattern in NAMED else f"regex {regex.__version__}"
 
-        The file is replaced whole or not at all. InputError if it cannot be written.
+    def save(self, path, format="huggingface"):
+        """Write a tokenizer.json, which gives the same ids in Hugging Face's `tokenizers`, or another of formats.FORMATS.
+
+        "gpt2": vocab.json (or encoder.json) at this path and merges.txt (vocab.bpe) beside it, for GPT-2's pattern only;
+        "tiktoken": ranks alone. Files are replaced whole or not at all. InputError if they cannot be written.
         """
-        write_json(path, bpe_to_json(self.ranks, self.merges(), self.pattern, self.special_tokens))
+        formats.write(path, self, format)
 
     @classmethod
-    def load(cls, path):
-        """Read a tokenizer.json of byte-level BPE.
+    def load(cls, path, *, encoding=None, pattern=None, special_tokens=None):
+        """Read a tokenizer.json, GPT-2's pair of files, a .tiktoken file, or the first of them in a folder.
 
-        InputError, naming the file, for anything that gives other ids in Hugging Face's `tokenizers`.
+        A .tiktoken file holds no pattern and no special tokens ({text: id}): they are given, or else an encoding that has
+        them, such as "cl100k_base"; a file of that name needs neither. InputError, naming the file, for a broken one, and
+        for anything that gives other ids in the library whose format it is.
         """
-        data = read_json(path)
+        vocabulary = formats.read(path, encoding=encoding, pattern=pattern, special_tokens=special_tokens)
         try:
-            ranks, merges, pattern, special_tokens, whole_pieces = bpe_from_json(data)
-            tokenizer = cls(ranks, pattern, special_tokens)
-            check_merges(ranks, tokenizer.merges(), merges, whole_pieces)
+            tokenizer = cls(vocabulary.ranks, vocabulary.pattern, vocabulary.special_tokens)
+            formats.check(vocabulary, tokenizer, path)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         return tokenizer
+
+    def __getstate__(self):
+        return self.__dict__ | {"_twin": None, "_cache": {}}      # a copy makes its own
 
     def __eq__(self, other):
         if not isinstance(other, BytePairTokenizer):

@@ -6,8 +6,8 @@ Saved as a JSON object of three members, "special_tokens" taking the ids after t
 """
 
 from ..errors import InputError
+from ..files import read_json, write_json
 from .base import Tokenizer, clean, cut, documents, numbered
-from .files import read_json, write_json
 
 TYPE = "character"
 

@@ -5,9 +5,12 @@ pieces are short and most of them have been seen before. A pattern is a regular 
 module, whose matches are the pieces; tiktoken and Hugging Face use the same notation.
 """
 
+from typing import NamedTuple
+
 import regex
 
 from ..errors import InputError
+from .unicode import pinned
 
 # Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), section 2.2, and its code.
 GPT2 = "|".join((
@@ -19,11 +22,44 @@ GPT2 = "|".join((
     r"\s+",                     # what white space remains: a newline or tab before a word
 ))
 
-NAMED = {"gpt2": GPT2}
+# GPT-4, as in tiktoken 0.14. A possessive ++ never gives back what it took; nothing else would match here either.
+CL100K = "|".join((
+    r"'(?i:[sdmt]|ll|ve|re)",                   # in capitals too; U+017F, the long s, is an s
+    r"[^\r\n\p{L}\p{N}]?+\p{L}++",             # a word, with any one sign before it
+    r"\p{N}{1,3}+",                             # digits by threes
+    r" ?[^\s\p{L}\p{N}]++[\r\n]*+",            # punctuation, with the newlines after it
+    r"\s++$",                                   # white space at the end of the text
+    r"\s*[\r\n]",                              # white space up to its last newline
+    r"\s+(?!\S)",
+    r"\s",
+))
+
+# GPT-4o, likewise. Letters without case and marks may stand in both halves of a word.
+CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+CAPITALS, SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+O200K = "|".join((
+    rf"[^\r\n\p{{L}}\p{{N}}]?{CAPITALS}*{SMALL}+{CONTRACTION}",     # capitals, then small letters
+    rf"[^\r\n\p{{L}}\p{{N}}]?{CAPITALS}+{SMALL}*{CONTRACTION}",     # capitals alone
+    r"\p{N}{1,3}",
+    r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+    r"\s*[\r\n]+",
+    r"\s+(?!\S)",
+    r"\s+",
+))
+
+NAMED = {"gpt2": GPT2, "cl100k": CL100K, "o200k": O200K}
+
+
+class Pattern(NamedTuple):
+    """A pattern ready for use."""
+    compiled: regex.Pattern
+    named: bool             # then it cuts the pinned text: see unicode.py
 
 
 def compile_pattern(pattern):
-    """The compiled form of a pattern: a name in `NAMED`, or a regular expression of the user's own.
+    """The `Pattern` of a name in `NAMED`, or of a regular expression of the user's own.
+
+    What a named one takes for a letter is fixed; to a user's own, \\p{L} is what the installed `regex` knows.
 
     InputError for an expression that does not compile, and for a mere word: that is a misspelt name.
     """
@@ -32,23 +68,23 @@ def compile_pattern(pattern):
     if pattern not in NAMED and pattern.isidentifier():
         raise InputError(f"pattern must be one of {sorted(NAMED)} or a regular expression, got {pattern!r}")
     try:
-        return regex.compile(NAMED.get(pattern, pattern))
+        return Pattern(regex.compile(NAMED.get(pattern, pattern)), pattern in NAMED)
     except regex.error as error:
         raise InputError(f"pattern must be a regular expression, got {pattern!r}: {error}") from None
 
 
-def split(compiled, text):
-    """The pieces of a text, in order: what the pattern matches, and what lies between two matches.
+def split(pattern, text):
+    """The pieces of a text, in order: what the `Pattern` matches, and what lies between two matches.
 
     So nothing is lost, whatever the pattern: joined, the pieces are the text.
     """
     end = 0
-    for match in compiled.finditer(text):
+    for match in pattern.compiled.finditer(pinned(text) if pattern.named else text):
         start, stop = match.span()
         if start > end:
             yield text[end:start]
         if stop > start:
-            yield match[0]
+            yield text[start:stop]
         end = stop
     if end < len(text):
         yield text[end:]

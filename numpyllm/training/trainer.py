@@ -14,6 +14,7 @@ import numpy as np
 from .. import __version__, blas
 from ..data import Batches
 from ..errors import InputError
+from ..progress import clock
 from ..random import Draws
 from .checkpoint import load_checkpoint, restore
 from .compile import compile_kernels
@@ -136,7 +137,7 @@ class Trainer:
         width = len(str(config.max_iters))
         self.log(f"step {self.step:{width}}/{config.max_iters}  loss {result.loss:.4f}  lr {result.lr:.2e}  "
                  f"grad norm {result.grad_norm:6.3f}  {result.seconds * 1e3:5.0f} ms  {per_second:7,.0f} tokens/s  "
-                 f"{_clock(seconds_left)} left")
+                 f"{clock(seconds_left)} left")
         self._write({"train/loss": result.loss, "train/lr": result.lr, "train/grad_norm": result.grad_norm,
                      "train/tok_per_sec": per_second})
 
@@ -173,9 +174,3 @@ def _finish_step_on_interrupt():
         yield seen
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _clock(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {seconds:02d}s"

@@ -1,0 +1,139 @@
+"""Files: read with errors that name them, written so that nothing half-written remains."""
+
+import codecs
+import json
+import os
+import secrets
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import InputError
+
+TEXT_SUFFIXES = {".txt", ".md", ".rst", ".text"}
+BLOCK = 1 << 18     # bytes of a text that are read at once
+
+
+@contextmanager
+def replacing(path):
+    """A binary file to write, which takes the place of `path` when the block ends well: all of it is on disk then.
+
+    When the block ends in an exception, `path` is what it was. An OSError becomes an InputError that names the file.
+    """
+    path = Path(path)
+    sibling = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(sibling, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(sibling, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        sibling.unlink(missing_ok=True)
+
+
+@contextmanager
+def restoring(path):
+    """For the smaller of two files that belong together: if the block fails, `path` is again what it was."""
+    path = Path(path)
+    before = path.read_bytes() if path.exists() else None
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            with replacing(path) as file:
+                file.write(before)
+        raise
+
+
+def read_bytes(path):
+    """The bytes of a file. InputError, naming the file, if it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def text_files(path):
+    """The text files that a path names: itself, or if it is a folder all in it that end in TEXT_SUFFIXES, by name.
+
+    InputError if there are none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in TEXT_SUFFIXES and file.is_file())
+    if not files:
+        raise InputError(f"{path} holds no text files ({' '.join(sorted(TEXT_SUFFIXES))}): name a file or another folder")
+    return files
+
+
+def text_blocks(file):
+    """The text of a UTF-8 file in blocks of about BLOCK characters, without a byte order mark.
+
+    file    a path, or a file that is open for reading bytes
+    InputError, naming the file and the place, if it cannot be read or is not UTF-8.
+    """
+    if hasattr(file, "read"):
+        name = getattr(file, "name", "the text")
+        yield from _text_blocks(file, "standard input" if name == "<stdin>" else name)
+        return
+    try:
+        with open(file, "rb") as opened:
+            yield from _text_blocks(opened, file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _text_blocks(file, name):
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoded = 0                     # bytes
+    while True:
+        data = file.read(BLOCK)
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{name} is no UTF-8 text (byte {decoded + error.start} is {error.object[error.start]:#04x}): "
+                             "convert it to UTF-8") from None
+        yield text.removeprefix("\ufeff") if decoded == 0 else text
+        if not data:
+            return
+        decoded += len(text.encode("utf-8"))
+
+
+def read_json(path):
+    """The JSON object in a file. InputError, naming the file, if there is none."""
+    data = read_bytes(path)
+    try:
+        data = json.loads(data.decode("utf-8"), object_pairs_hook=_without_repeats)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:       # not UTF-8, not JSON, or nested beyond all reason
+        raise InputError(f"{path}: must be JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: must hold a JSON object, got {short(data)}")
+    return data
+
+
+def _without_repeats(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        seen = set()
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise InputError(f"keys must be distinct, got {repeated!r} twice")
+    return table
+
+
+def write_json(path, data):
+    """Write JSON: the file is always the old one or the whole new one. InputError, naming it, when it cannot be."""
+    with replacing(path) as file:
+        file.write(json.dumps(data, ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
+
+
+def short(value):
+    """A JSON value for an error message: at most 100 characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 100 else text[:97] + "..."

@@ -1,0 +1,85 @@
+"""The compiled twin of BytePairTokenizer's encoding: texts divided into parts, parts handed to the kernel.
+
+Only the named patterns have one. See kernels/bpe_encode.py for what it does and kernels/pretokenize.py for the patterns.
+"""
+
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from .unicode import class_table
+
+MOST_IDS = 1 << 21      # of a vocabulary that the kernel takes
+PART = 1 << 17          # characters that the kernel gets at once, about: they and their ids stay in the processor's cache
+
+# Where a text may be cut without changing its pieces, in all named patterns: before a space that does not follow white space,
+# and before a newline or such a sign that follows a letter or digit. (Of the letters, those which have always been some.)
+DIVIDE = re.compile(r"\S(?= )|[0-9A-Za-zЀ-ҁ一-龥ぁ-ゔァ-ヺ](?=[\n,.!?;:，。])")
+
+loading = threading.Lock()     # threads that compile the same function at once have crashed
+
+
+class Twin:
+    """The kernels with the tables of one vocabulary. Calls may come from several threads. ImportError without Numba.
+
+    tokens          the bytes of each id, b"" where no text leads to it
+    special_tokens  {text: id}
+    pattern         one of patterns.NAMED
+    """
+
+    def __init__(self, tokens, special_tokens, pattern):
+        self._special_tokens = special_tokens
+        with loading:
+            from ..kernels import bpe_encode, pretokenize
+            self._kernels, self._pattern, self._ids = bpe_encode, pretokenize.PATTERNS[pattern], len(tokens)
+            self._vocabulary = bpe_encode.vocabulary(tokens)
+            self._idle = []         # pairs of a workspace and an array for ids, for one call at a time
+            self.encode([(0, "", False)], np.uint32)
+
+    def encode(self, stretches, dtype, threads=1):
+        """The ids of stretches (offset, text, whether it is a special token): array (T,). UnicodeEncodeError for a surrogate."""
+        parts = divided(stretches, PART)
+        if threads == 1:
+            encoded = [self._encode_part(part, dtype) for part in parts]
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                encoded = list(pool.map(lambda part: self._encode_part(part, dtype), parts))
+        return encoded[0] if len(encoded) == 1 else np.concatenate([np.empty(0, dtype), *encoded])
+
+    def _encode_part(self, part, dtype):
+        texts = [text.encode("utf-8") for text, _ in part]
+        stops = np.cumsum([len(text) for text in texts])
+        special_ids = np.array([self._special_tokens[text] if special else -1 for text, special in part])
+        data = np.frombuffer(b"".join(texts), dtype=np.uint8)
+        try:
+            workspace, ids = self._idle.pop()
+        except IndexError:
+            workspace, ids = self._kernels.workspace(self._ids), np.empty(0, np.uint32)
+        if len(ids) < len(data) + 4:
+            ids = np.empty(max(len(data), PART) + 4, np.uint32)
+        count = self._kernels.encode(ids, data, stops, special_ids, self._pattern, class_table(), self._vocabulary, workspace)
+        result = ids[:count].astype(dtype)
+        self._idle.append((workspace, ids if len(ids) <= 4 * PART + 4 else np.empty(0, np.uint32)))
+        return result
+
+
+def divided(stretches, size):
+    """Lists of (text, whether it is a special token) of about `size` characters together, in order."""
+    part, room = [], size
+    for _, text, special in stretches:
+        start = 0
+        while not special and len(text) - start > room:
+            found = DIVIDE.search(text, start + room)
+            end = found.end() if found else len(text)
+            part.append((text[start:end], False))
+            yield part
+            part, room, start = [], size, end
+        part.append((text[start:], special))
+        room -= len(text) - start
+        if room <= 0:
+            yield part
+            part, room = [], size
+    if part:
+        yield part

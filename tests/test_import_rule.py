@@ -7,7 +7,7 @@ from pathlib import Path
 import numpyllm
 
 ROOT = Path(numpyllm.__file__).parent
-RUN_TIME = {"numpy", "numba", "regex", "threadpoolctl"}
+RUN_TIME = {"numpy", "numba", "llvmlite", "regex", "threadpoolctl"}        # llvmlite is a part of Numba
 
 # Each group with the groups that it may import. What is missing here is not allowed.
 FOUNDATION = {"errors", "config", "random", "extras", "files", "progress", "shards"}

@@ -4,6 +4,7 @@ A mask marks bytes by their highest bits. The sums cannot carry from one byte in
 """
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -21,6 +22,31 @@ def trailing_zeros(typing_context, word):
     def build(context, builder, signature, arguments):
         return builder.cttz(arguments[0], context.get_constant(types.boolean, False))
     return types.int64(types.uint64), build
+
+
+@intrinsic
+def leading_zeros(typing_context, word):
+    """Number of zero bits above the highest one bit of a uint64; 64 of zero."""
+    def build(context, builder, signature, arguments):
+        return builder.ctlz(arguments[0], context.get_constant(types.boolean, False))
+    return types.int64(types.uint64), build
+
+
+@intrinsic
+def between(typing_context, memory, i, least, greatest):
+    """Which of the 64 bytes from memory[i] on, which must exist, are in least ... greatest: one bit each, the first lowest."""
+    def build(context, builder, signature, arguments):
+        vector = ir.VectorType(ir.IntType(8), 64)
+
+        def everywhere(value):
+            one = builder.insert_element(ir.Constant(vector, ir.Undefined), builder.trunc(value, ir.IntType(8)), ir.IntType(32)(0))
+            return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), 64), None))
+
+        place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), vector.as_pointer())
+        offset = builder.sub(builder.load(place, align=1), everywhere(arguments[2]))
+        width = builder.sub(arguments[3], arguments[2])
+        return builder.bitcast(builder.icmp_unsigned("<=", offset, everywhere(width)), ir.IntType(64))
+    return types.uint64(memory, types.int64, types.int64, types.int64), build
 
 
 @intrinsic

@@ -19,7 +19,7 @@ import numpy as np
 
 from ._jit import jit
 from ._words import load, pointer
-from .pretokenize import piece_end, short_word_end
+from .pretokenize import Window, piece_end, piece_end_in, window
 
 ID_BITS = 21
 MOST_IDS = 1 << ID_BITS         # two ids and the one they make fit into a word
@@ -336,21 +336,15 @@ def _merge_long(memory, data, start, stop, vocabulary, chains):
 
 
 @jit
-def _key(data, start, length, readable):
-    """The bytes of a piece of up to 15, and its length, in two words. Memory ends at `readable`."""
-    size = np.uint64(length) << np.uint64(56)
-    if start + 16 <= readable:
-        low = load(data, start)
-        if length <= 8:
-            return low & (NO_PAIR >> np.uint64(64 - 8 * length)), size
-        return low, load(data, start + 8) & ((ONE << np.uint64(8 * (length - 8))) - ONE) | size
-    low = high = np.uint64(0)
+def _key_at_the_end(data, start, length):
+    """The key in the cache of a piece of up to 15 bytes, of which no 16 may be read: its bytes and its length, in two words."""
+    low, high = np.uint64(0), np.uint64(length) << np.uint64(56)
     for i in range(length):
         if i < 8:
             low |= np.uint64(data[start + i]) << np.uint64(8 * i)
         else:
             high |= np.uint64(data[start + i]) << np.uint64(8 * (i - 8))
-    return low, high | size
+    return low, high
 
 
 @jit
@@ -403,27 +397,33 @@ def encode(ids, text, stops, special_ids, pattern, classes, vocabulary, workspac
     scratch = Workspace(words, pointer(workspace.ids), pointer(workspace.ranks),
                         (pointer(chains[0]), pointer(chains[1]), pointer(chains[2]), pointer(chains[3])))
     start = count = 0
+    nothing = np.uint64(0)
+    view = Window(-64, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing)
     for stretch in range(len(stops)):
         stop = stops[stretch]
         if special_ids[stretch] >= 0:
             out[count] = special_ids[stretch]
             start, count = stop, count + 1
         while start < stop:
-            length = 0
-            if start + 8 <= stop:
-                low = load(data, start)
-                length = short_word_end(low, pattern)
-            if length > 0:
-                end = start + length
-                low &= NO_PAIR >> np.uint64(64 - 8 * length)
-                high = np.uint64(length) << np.uint64(56)
-            else:
+            end = 0
+            if start - view.base > 31 and start + 64 <= stop:
+                view = window(data, start)
+            if start - view.base <= 31 and view.base + 64 <= stop:
+                end = piece_end_in(view, start, pattern)
+            if end == 0:
                 end = piece_end(data, start, stop, pattern, kinds)
-                if end - start > WORD_BYTES:
-                    count = _encode_piece(out, count, data, start, end, known, scratch)
-                    start = end
-                    continue
-                low, high = _key(data, start, end - start, len(text))
+            length = end - start
+            if length > WORD_BYTES:
+                count = _encode_piece(out, count, data, start, end, known, scratch)
+                start = end
+                continue
+            if start + 16 <= stop:
+                low, high = load(data, start), load(data, start + 8)
+                low &= NO_PAIR >> np.uint64(max(64 - 8 * length, 0))
+                high &= (ONE << np.uint64(max(8 * length - 64, 0))) - ONE
+                high |= np.uint64(length) << np.uint64(56)
+            else:
+                low, high = _key_at_the_end(data, start, length)
             home = np.int64((low * MIX_1 + high * MIX_2) >> np.uint64(64 - WORD_BITS))
             slot = home
             while slot < home + PROBES and (words[4 * slot] != low or words[4 * slot + 1] & KEY_OF_SLOT != high):

@@ -5,22 +5,18 @@ seen from `stop` on. data and classes are arrays or, faster, pointers (_words.py
 characters where a later part needs them, is done here by looking ahead; the comments name the alternative that matches.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ._jit import jit
-from ._words import CASE, first_marked, load, not_between, pointer
+from ._words import CASE, between, first_marked, leading_zeros, load, not_between, pointer, trailing_zeros
 
 GPT2, CL100K, O200K = range(3)
 PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "o200k": O200K}
 OTHER, WHITE, NUMBER, MARK, CAPITAL, SMALL, CASELESS = range(7)     # letters are the last three
 
 SPACE, NEWLINE, RETURN, APOSTROPHE, SLASH = b" \n\r'/"
-
-# ASCII characters that a word may begin with, by pattern. An apostrophe may begin a contraction instead.
-JOINS = np.zeros((3, 256), np.bool_)
-JOINS[GPT2, SPACE] = True
-JOINS[CL100K:, :128] = [not chr(byte).isalnum() and byte not in (NEWLINE, RETURN) for byte in range(128)]
-JOINS[CL100K, APOSTROPHE] = False
 
 
 @jit
@@ -124,6 +120,11 @@ def _white_end(data, start, stop, pattern, classes):
     i = last = start
     line_end = start
     while i < stop:
+        if data[i] == SPACE and i + 8 <= stop:
+            skip = first_marked(not_between(load(data, i), SPACE, SPACE))
+            last, i = i + skip - 1, i + skip
+            if skip == 8:
+                continue
         kind, after = character(data, i, classes)
         if kind != WHITE:
             break
@@ -157,20 +158,85 @@ def _contraction_end(data, start, stop, any_case):
     return start
 
 
+class Window(NamedTuple):
+    """64 bytes of text, as one mask a class: bit i is for the byte at base + i."""
+    base: int
+    small: int
+    capitals: int
+    digits: int
+    spaces: int
+    newlines: int
+    white: int
+    apostrophes: int
+    beyond: int             # not ASCII
+
+
 @jit
-def short_word_end(word, pattern):
-    """Where in its first eight bytes a piece ends which is an ASCII word, 0 if that they do not tell. No branch but the last."""
-    joined = np.int64(JOINS[pattern, word & np.uint64(0xFF)])
-    front = np.uint64(0x80) if joined else np.uint64(0)
-    if pattern == O200K:
-        front |= (np.uint64(1) << np.uint64(8 * first_marked(not_between(word, 65, 90) & ~front))) - np.uint64(1)
-        end = first_marked(not_between(word, 97, 122) & ~front)
+def window(data, base):
+    """The `Window` on data[base:base + 64], which must exist."""
+    newlines = between(data, base, 10, 10) | between(data, base, 13, 13)
+    spaces = between(data, base, 32, 32)
+    return Window(base, between(data, base, 97, 122), between(data, base, 65, 90), between(data, base, 48, 57), spaces, newlines,
+                  spaces | between(data, base, 9, 13), between(data, base, 39, 39), between(data, base, 128, 255))
+
+
+@jit
+def _bit(mask, i):
+    return np.int64((mask >> np.uint64(i)) & np.uint64(1))
+
+
+@jit
+def _run(mask, i):
+    """How many bits from bit i on are set."""
+    return trailing_zeros(~(mask >> np.uint64(i)))
+
+
+@jit
+def piece_end_in(w, start, pattern):
+    """As piece_end, from a `Window` where it shows enough; else 0. `start` is in its first half."""
+    p = start - w.base
+    letters = w.small | w.capitals
+    words = letters | w.digits | w.white | w.beyond
+    signs = ~words
+    if pattern == GPT2:
+        joined = _bit(w.spaces, p) & _bit(~w.white & ~w.beyond, p + 1)
     else:
-        end = first_marked(not_between(word | CASE, 97, 122) & ~front)
-    following = (word >> np.uint64(8 * (end & 7))) & np.uint64(0xFF)
-    if end == 8 or end == joined or following >= 0x80 or pattern == O200K and following == APOSTROPHE:
+        joined = (_bit((signs | w.white) & ~w.newlines, p) & _bit(letters, p + 1)) | (_bit(w.spaces, p) & _bit(signs, p + 1))
+    if pattern != O200K and _bit(w.apostrophes, p):
         return 0
-    return end
+    q = p + joined              # where the run begins that makes the piece
+    if _bit(w.white, q):
+        end = p + _run(w.white, p)
+        if end >= 63 or _bit(w.beyond, end):
+            return 0
+        inside = w.newlines & ((np.uint64(1) << np.uint64(end)) - (np.uint64(1) << np.uint64(p)))
+        if pattern != GPT2 and inside:
+            end = 64 - leading_zeros(inside)
+        elif end > p + 1:
+            end -= 1
+        return w.base + end
+    if pattern == O200K and _bit(letters, q):
+        end = q + _run(w.capitals, q)
+        if end >= 63:
+            return 0
+        end += _run(w.small, end)
+        if end >= 63 or _bit(w.apostrophes | w.beyond, end):
+            return 0
+        return w.base + end
+    changes = (letters ^ (letters << np.uint64(1))) | (w.digits ^ (w.digits << np.uint64(1))) | (signs ^ (signs << np.uint64(1)))
+    end = q + 1 + trailing_zeros(changes >> np.uint64(q + 1))
+    if pattern != GPT2:
+        if _bit(w.digits, q):
+            end = min(end, q + 3)
+        if end >= 63:
+            return 0
+        lines = _run(w.newlines, end) * _bit(signs, q)
+        end += lines
+        if end >= 63 or pattern == O200K and lines > 0 and _bit(signs, end):
+            return 0            # of the signs, a slash would go on
+    if end >= 63 or _bit(w.beyond, q) or _bit(w.beyond, end):
+        return 0
+    return w.base + end
 
 
 @jit

@@ -175,8 +175,7 @@ class PieceCounter:
     def __init__(self, pattern, classes):
         self._pattern, self._classes = PATTERNS[pattern], classes
         self._table = _table(1, 1)
-        self._make_room(1 << 16)            # this and the next compile what threads will run; two at once have crashed
-        self.count([])
+        self._make_room(1 << 16)            # so that the first counter compiles all that others run in threads
 
     def count(self, texts):
         """texts: a list of bytes of valid UTF-8. No piece reaches from one into the next."""

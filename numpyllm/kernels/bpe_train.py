@@ -200,8 +200,8 @@ def _merge(row, places, left, right, new, before, after):
         if ids[i, 0] != left or ids[j, 0] != right:
             continue
         x, y, number = ids[i - 1, 0], ids[k, 0], row.numbers[ids[i, 1]]
-        if x != SEPARATOR and x != new:     # before the merge at x, which is done, it was `right`: counted there
-            _count(before, x, number)
+        if x != SEPARATOR:                  # if x is new: it was `right`, and that pair has been counted when x was made;
+            _count(before, x, number)       # (new, left) is no pair yet, so nothing will be taken from it
         if y != SEPARATOR:
             _count(after, y, number)
         ids[j, 0] = SEPARATOR               # no token begins here any more; if it is the last place, the next line counts

@@ -2,7 +2,8 @@
 
 To read in this order: bpe.py (the algorithm), patterns.py (how text is cut first), training.py (where the
 vocabulary comes from), base.py (what all tokenizers share), formats/ (on disk), character.py (the simplest of
-all).
+all). For speed and size: twin.py (encoding compiled), trainer.py (training compiled), sources.py (files as
+streams).
 """
 
 from .bpe import BytePairTokenizer

@@ -59,11 +59,14 @@ def _peek(texts, n):
 
 
 def _kernels():
-    """The modules of the twins, None without Numba."""
+    """The modules of the twins, ready to run; None without Numba."""
     try:
         with loading:
             from ..kernels import bpe_count, bpe_train
-            bpe_train.learn_merges(bpe_count.pieces_of({b"ab": 1}), 1)      # compiles it
+            counter = bpe_count.PieceCounter("gpt2", class_table())
+            counter.count([b"ab"])
+            counter.absorb(counter)
+            bpe_train.learn_merges(counter.pieces(), 1)
         return bpe_count, bpe_train
     except ImportError:
         warnings.warn("Numba is not installed, so training runs in plain Python, many times slower: pip install numba",
@@ -75,8 +78,7 @@ def _count_in_threads(texts, new_counter, threads, counting):
     """The Pieces of all texts. Each thread counts parts of them in a counter of its own."""
     if threads is None:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with loading:
-        counters = [new_counter() for _ in range(threads)]
+    counters = [new_counter() for _ in range(threads)]
     idle, waiting, done = list(counters), deque(), 0
 
     def count(part):

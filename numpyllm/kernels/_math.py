@@ -14,8 +14,10 @@ erfc       1e-5 up to x = 6: Chebyshev fit of Press et al., Numerical Recipes,  
 import math
 
 import numpy as np
+from llvmlite import ir
 from numba import types
-from numba.extending import overload
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
 
 from ._jit import jit
 
@@ -71,6 +73,17 @@ def _erfc32(x):
 @jit
 def _erfc64(x):
     return math.erfc(x)
+
+
+@intrinsic
+def maximum(typing, x, y):
+    """The larger of two numbers of one type, NaN if one is NaN. LLVM makes vectors of a loop of these, of Python's max it does not."""
+    def generate(context, builder, signature, arguments):
+        number = arguments[0].type
+        kind = ir.FunctionType(number, [number, number])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.maximum.f{x.bitwidth}"), arguments)
+
+    return x(x, y), generate
 
 
 def exp(x):

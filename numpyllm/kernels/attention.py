@@ -14,7 +14,7 @@ from ..ops._out import deliver
 from ..workspace import empty, mark, release
 from ._arrays import any_complex, target
 from ._jit import jit
-from ._math import exp
+from ._math import exp, maximum
 from .matmul import WIDTH, address, product, scratch_for
 
 QUERIES = 32                # queries in a block
@@ -82,7 +82,7 @@ def _forward(panel, scores, y, lse, q, k, v, spans, scale):
                     start, end = _interval(row, of[first + i], low)
                     top = nothing
                     for j in range(start, end):
-                        top = max(top, row[j])
+                        top = maximum(top, row[j])
                     if top == nothing:
                         row[:] = real(0)
                         lse[b, h, first + i] = nothing

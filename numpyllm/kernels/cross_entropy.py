@@ -8,7 +8,7 @@ from ..ops._out import deliver
 from ..workspace import empty, mark, release
 from ._arrays import any_complex, rows, target
 from ._jit import jit
-from ._math import exp
+from ._math import exp, maximum
 from .linear import linear_backward, linear_forward
 from .matmul import matmul
 
@@ -22,7 +22,7 @@ def _log_sum_exp(top, log_total, logits):
     for n in range(N):
         largest = logits[n, 0]
         for j in range(V):
-            largest = max(largest, logits[n, j])
+            largest = maximum(largest, logits[n, j])
         total = real(0)
         for j in range(V):
             total += exp(logits[n, j] - largest)
@@ -54,7 +54,7 @@ def _loss_and_gradient(logits, targets, counted, dloss):
             continue
         top = logits[n, 0]
         for j in range(V):
-            top = max(top, logits[n, j])
+            top = maximum(top, logits[n, j])
         right = logits[n, targets[n]] - top
         total = real(0)
         for j in range(V):

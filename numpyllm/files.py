@@ -1,5 +1,6 @@
 """Files: read with errors that name them, written so that nothing half-written remains."""
 
+import codecs
 import json
 import os
 import secrets
@@ -7,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
+
+TEXT_SUFFIXES = {".txt", ".md", ".rst", ".text"}
+BLOCK = 1 << 18     # bytes of a text that are read at once
 
 
 @contextmanager
@@ -51,6 +55,53 @@ def read_bytes(path):
         return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def text_files(path):
+    """The text files that a path names: itself, or if it is a folder all in it that end in TEXT_SUFFIXES, by name.
+
+    InputError if there are none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in TEXT_SUFFIXES and file.is_file())
+    if not files:
+        raise InputError(f"{path} holds no text files ({' '.join(sorted(TEXT_SUFFIXES))}): name a file or another folder")
+    return files
+
+
+def text_blocks(file):
+    """The text of a UTF-8 file in blocks of about BLOCK characters, without a byte order mark.
+
+    file    a path, or a file that is open for reading bytes
+    InputError, naming the file and the place, if it cannot be read or is not UTF-8.
+    """
+    if hasattr(file, "read"):
+        name = getattr(file, "name", "the text")
+        yield from _text_blocks(file, "standard input" if name == "<stdin>" else name)
+        return
+    try:
+        with open(file, "rb") as opened:
+            yield from _text_blocks(opened, file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _text_blocks(file, name):
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoded = 0                     # bytes
+    while True:
+        data = file.read(BLOCK)
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{name} is no UTF-8 text (byte {decoded + error.start} is {error.object[error.start]:#04x}): "
+                             "convert it to UTF-8") from None
+        yield text.removeprefix("\ufeff") if decoded == 0 else text
+        if not data:
+            return
+        decoded += len(text.encode("utf-8"))
 
 
 def read_json(path):

@@ -14,7 +14,8 @@ class Progress:
                 ...
                 progress(bytes_done, bytes_in_all)
 
-    The line is gone when the block ends. A total of None is one that is not known.
+    The line is gone when the block ends. A total of None is one that is not known. For a task in stages, `stage` is called
+    as progress.stage(what, done, total).
     """
 
     def __init__(self, what, stream=None):
@@ -36,6 +37,12 @@ class Progress:
             if done:
                 line += f", {clock((now - self.started) * (total - done) / done)} left"
         self._write(line)
+
+    def stage(self, what, done, total):
+        """As the call, of the stage `what`; the time left is that of the stage."""
+        if what != self.what:
+            self.what, self.started, self.due = what, time.monotonic(), 0.0
+        self(done, total)
 
     def __exit__(self, *error):
         if self.width:

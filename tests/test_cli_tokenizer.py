@@ -185,7 +185,7 @@ class TestTrain:
         (["--out", "x"], "x must be called *.json, vocab.json or *.tiktoken, or --format must say what it is to be"),
         (["--out", "nowhere/t.json"], "nowhere/t.json cannot be written: "),
         (["--out", "-", "--format", "gpt2"], "GPT-2's are two files and cannot go to standard output"),
-        (["nothing.txt"], "cannot read nothing.txt: No such file or directory"),
+        (["nothing.txt"], "nothing.txt: cannot be read: No such file or directory"),
     ])
     def test_bad_input_leaves_the_old_file(self, run, vocabulary, argv, message, monkeypatch):
         monkeypatch.chdir(vocabulary.parent)
@@ -269,3 +269,10 @@ def test_encode_into_decode(vocabulary):
     script = (script % (sys.executable, sys.executable)).format(vocabulary)
     done = subprocess.run(["sh", "-c", script], input=TEXT.encode(), capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, TEXT.encode(), b"")
+
+
+def test_a_text_without_end(vocabulary):
+    """Ids come while the text still comes, and `head` ends it all."""
+    script = f"yes the | {sys.executable} -m numpyllm tokenizer encode --vocabulary {vocabulary} | head -c 14"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, timeout=60)
+    assert (done.stdout, done.stderr) == (b"257 10 257 10 ", b"")

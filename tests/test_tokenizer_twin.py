@@ -1,5 +1,6 @@
 """The compiled encoder: the same pieces and ids as the text, whatever the string, the vocabulary and the threads."""
 
+import io
 import re
 import sys
 import threading
@@ -249,7 +250,7 @@ class TestEncodeFile:
     def test_the_ids_are_those_of_the_whole(self, pair, tmp_path, monkeypatch, chunk):
         _, compiled = pair
         monkeypatch.setattr(encode_file_module, "CHUNK", chunk)
-        data = (f"the  there {EOT} the\r\n<|a b|> I'll 汉字 \u3000 x <|a b" * 5).encode() + b"\xff caf\xc3\xa9 \xe6\xb1 end \xe6"
+        data = (f"the  there {EOT} the\r\nthen\nthe, <|a b|> I'll 汉字 \u3000 x <|a b" * 5).encode() + b"\xff caf\xc3\xa9 \xe6\xb1 end \xe6"
         path, out = tmp_path / "text.txt", tmp_path / "text.bin"
         path.write_bytes(data)
         seen = []
@@ -257,6 +258,7 @@ class TestEncodeFile:
         ids, header = open_shard(out, verify=True)
         assert ids.tolist() == compiled.encode(data.decode(errors="replace"), allowed_special="all")
         assert (count, header["n_vocab"], header["tokenizer"]) == (len(ids), compiled.n_vocab, compiled.sha256)
+        assert header["sources"] == [str(path)]
         assert seen[-1] == (len(data), len(data))
 
     def test_a_pattern_of_ones_own(self, tmp_path, monkeypatch):
@@ -276,10 +278,19 @@ class TestEncodeFile:
         compiled.encode_file(path, out)
         before = out.read_bytes()
         path.write_text("the there then " * 10 + EOT)
-        with pytest.raises(InputError, match=f"^{re.escape(str(path))}: in what begins at character 1[0-9]+, the text must not"):
+        with pytest.raises(InputError, match=f"^{re.escape(str(path))} must not contain .*, found at character 150;"):
             compiled.encode_file(path, out)
         assert out.read_bytes() == before
         assert sorted(tmp_path.iterdir()) == sorted([path, out, out.with_name("text.bin.json")])
+
+    @pytest.mark.parametrize("chunk", [1, 2, 5, 1000])
+    def test_bytes_that_are_no_text(self, monkeypatch, chunk):
+        monkeypatch.setattr(encode_file_module, "CHUNK", chunk)
+        tokenizer = BytePairTokenizer(with_bytes())
+        for data, place in ((b"caf\xc3\xa9 \xe6\xb1\xff", 6), (b"\xff", 0), (b"\xe6\xb1\x89 \xe6", 4)):
+            message = f"^it is no UTF-8 text \\(byte {place} is 0x{data[place]:02x}\\): convert it to UTF-8$"
+            with pytest.raises(InputError, match=message):
+                list(encode_file_module.encode_blocks(tokenizer, io.BytesIO(data), "it"))
 
     def test_an_empty_file(self, pair, tmp_path):
         (tmp_path / "empty.txt").write_text("")

@@ -124,7 +124,7 @@ def _bench(name, text, vocabulary, vocab_size, pattern, peer_name, threads, seco
             figures[kind] = _row(kind, megabytes / np.median(mine), megabytes / np.median(others) if others else None, "MB/s", log)
     if peer_name is None or peer.train:
         def train(text):
-            return _train(text, vocab_size, pattern, special_tokens=())
+            return _train(text, vocab_size, pattern, special_tokens=(), threads=threads)
         trainer = PEERS[peer_name](tokenizer, pattern).train if peer_name else None
         if trainer:
             check_merges(_ordered_tokens(text, vocab_size, pattern, peer.order), trainer(text, vocab_size), peer_name)

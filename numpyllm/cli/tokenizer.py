@@ -7,8 +7,10 @@ import os
 import shlex
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
+from ..backend import BACKENDS
 from ..data import load_text
 from ..errors import InputError
 from ..files import read_bytes, replacing
@@ -16,8 +18,10 @@ from ..progress import Progress
 from ..shards import ShardWriter, header_path, open_shard
 from ..tokenizer import BytePairTokenizer, load
 from ..tokenizer.base import END_OF_TEXT, SpecialTokenInText
+from ..tokenizer.encode_file import encode_blocks
 from ..tokenizer.formats import FORMATS, detect
 from ..tokenizer.formats.published import ENCODINGS
+from ..tokenizer.training import TIE_BREAKS
 from .arguments import Parser, at_least
 
 VOCABULARY = "tokenizer.json, vocab.json or encoder.json, a .tiktoken file, or a folder with one"
@@ -52,15 +56,22 @@ def train(argv):
                         help=f"a special token; again for more (default: {END_OF_TEXT})")
     parser.add_argument("--no_special_tokens", action="store_true", help="none at all")
     parser.add_argument("--min_frequency", type=at_least(1), default=1, help="a pair that occurs less often is not merged")
+    parser.add_argument("--tie_break", choices=TIE_BREAKS, default=TIE_BREAKS[0],
+                        help="which of equally frequent pairs is merged: of the smallest ids, or of the greatest bytes")
+    parser.add_argument("--threads", type=at_least(1), default=None, help="for counting (default: one a processor)")
+    parser.add_argument("--backend", choices=BACKENDS, default="numba", help="Numba's kernels, or plain Python")
     args = parser.parse_args(argv)
+    if "" in args.sources:
+        raise InputError("a text must be named, got an empty name: leave it out for the English that Python carries")
     if args.no_special_tokens and args.special_token:
         raise InputError("--special_token names some and --no_special_tokens none: give one of them")
     special_tokens = () if args.no_special_tokens else args.special_token or (END_OF_TEXT,)
     format = _check_out(args.out, args.format)
-    texts = [_text(source) if source == "-" else load_text(source) for source in args.sources] or [load_text()]
-    with Progress("merging") as progress:
+    texts = [sys.stdin.buffer if source == "-" else Path(source) for source in args.sources] or load_text()
+    with Progress("counting") as progress:
         tokenizer = BytePairTokenizer.train(texts, args.vocab_size, pattern=args.pattern, special_tokens=special_tokens,
-                                            min_frequency=args.min_frequency, progress=progress)
+                                            min_frequency=args.min_frequency, tie_break=args.tie_break, backend=args.backend,
+                                            threads=args.threads, progress=progress.stage)
     _save(tokenizer, args.out, format)
     return 0
 
@@ -75,23 +86,27 @@ def encode(argv):
                         help="a token shard to write, with its header FILE.bin.json beside it; - prints the ids")
     parser.add_argument("--on_special", choices=("refuse", "encode", "ordinary"), default="refuse",
                         help="where the text has the spelling of a special token: an error, that token, or ordinary text")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="for long texts; the ids are the same")
     args = parser.parse_args(argv)
     tokenizer = _load(args)
     special = {"refuse": {}, "encode": {"allowed_special": "all"}, "ordinary": {"disallowed_special": ()}}[args.on_special]
     if args.out != "-":
         _check_folder(args.out)
     try:
-        ids = tokenizer.encode_to_numpy(_text(args.file), **special)
+        with _opened(args.file) as source, Progress("encoding") as progress:
+            blocks = encode_blocks(tokenizer, source, _name(args.file), threads=args.threads, progress=progress, **special)
+            if args.out == "-":
+                _print_ids(blocks)
+            else:
+                header = {"n_vocab": tokenizer.n_vocab, "tokenizer": tokenizer.sha256, "sources": [_name(args.file)]}
+                with ShardWriter(args.out, tokenizer.dtype, header) as shard:
+                    for ids in blocks:
+                        shard.append(ids)
     except SpecialTokenInText as error:
         raise InputError(f"{_name(args.file)} must not contain the special token {error.token}, found at character {error.offset}: "
                          "--on_special encode makes it that token, --on_special ordinary takes it as text") from None
-    if args.out == "-":
-        _print_ids(ids)
-    else:
-        header = {"n_vocab": tokenizer.n_vocab, "tokenizer": tokenizer.sha256, "sources": [args.file]}
-        with ShardWriter(args.out, tokenizer.dtype, header) as shard:
-            shard.append(ids)
-        _log(f"{args.out}: {len(ids):,} tokens")
+    if args.out != "-":
+        _log(f"{args.out}: {shard.header['count']:,} tokens")
     return 0
 
 
@@ -236,6 +251,15 @@ def _bytes(file):
     return sys.stdin.buffer.read() if file == "-" else read_bytes(file)
 
 
+def _opened(file):
+    if file == "-":
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return open(file, "rb")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+
+
 def _text(file):
     """The text of a file, exactly: a byte order mark stays, and so do line ends."""
     try:
@@ -273,9 +297,13 @@ def _decode_to(file, tokenizer, ids):
             progress(start, len(ids))
 
 
-def _print_ids(ids):
-    for start in range(0, len(ids), IDS_AT_ONCE):
-        sys.stdout.write(" " * (start > 0) + " ".join(map(str, ids[start:start + IDS_AT_ONCE].tolist())))
+def _print_ids(blocks):
+    """In one line, as they come."""
+    separator = ""
+    for block in blocks:
+        for start in range(0, len(block), IDS_AT_ONCE):
+            sys.stdout.write(separator + " ".join(map(str, block[start:start + IDS_AT_ONCE].tolist())))
+            separator = " "
     sys.stdout.write("\n")
 
 

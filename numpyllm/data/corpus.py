@@ -10,10 +10,10 @@ import sysconfig
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import text_files
 
 NOT_THE_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "pydoc_data",
                    "__pycache__"}
-TEXT_SUFFIXES = {".txt", ".md", ".rst", ".text"}
 
 
 def topics_text():
@@ -67,14 +67,7 @@ def load_text(source=None):
         return embedded_text()
     if not str(source):
         raise InputError("a text must be named, got an empty name: leave --data out for the embedded corpus")
-    source = Path(source)
-    if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in TEXT_SUFFIXES and path.is_file())
-        if not files:
-            raise InputError(f"{source} holds no text files ({' '.join(sorted(TEXT_SUFFIXES))}): name a file or another folder")
-    else:
-        files = [source]
-    text = "\n".join(_read(path) for path in files)
+    text = "\n".join(_read(path) for path in text_files(source))
     if not text.strip():
         raise InputError(f"{source} is empty: a text is needed to learn from")
     return text

@@ -43,14 +43,22 @@ def _cache_folder():
 CACHE = _cache_folder()
 
 
-def jit(function):
+def jit(function, **options):
     """Compile a kernel or a helper of one: no Python objects, no GIL, kept on disk between processes."""
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(CACHE or "")
     try:
-        return numba.jit(cache=CACHE is not None, **OPTIONS)(function)
+        return numba.jit(cache=CACHE is not None, **OPTIONS, **options)(function)
     finally:
         numba.config.CACHE_DIR = before
+
+
+def jit_borrowing(function):
+    """As `jit`, for a function that makes no array: it does not count references to those it is given.
+
+    Counting them (atomically, at each call of a helper, for each array of a tuple) takes longer than short helpers do.
+    """
+    return jit(function, _nrt=False)
 
 
 class count_compilations(Listener):

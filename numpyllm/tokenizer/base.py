@@ -27,9 +27,9 @@ END_OF_TEXT = "<|endoftext|>"
 class SpecialTokenInText(InputError):
     """A text contains the spelling of a special token, `token`, from character `offset` on, and nobody allowed it."""
 
-    def __init__(self, token, offset):
+    def __init__(self, token, offset, name="the text"):
         self.token, self.offset = token, offset
-        super().__init__(f"the text must not contain the special token {token!r}, found at character {offset}; "
+        super().__init__(f"{name} must not contain the special token {token!r}, found at character {offset}; "
                          f"pass allowed_special={{{token!r}}} to encode it as that token, or "
                          "disallowed_special=() to encode it as ordinary text")
 

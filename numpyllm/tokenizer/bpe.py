@@ -9,8 +9,8 @@ the sooner it is merged. (Sennrich, Haddow and Birch 2016; on bytes: Radford et 
 
 import operator
 import warnings
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from heapq import heappop, heappush
 
 import numpy as np
@@ -18,11 +18,12 @@ import regex
 
 from ..backend import BACKENDS
 from ..errors import InputError
-from . import formats
-from .base import END_OF_TEXT, Tokenizer, check_text, clean, cut, documents, numbered
+from . import formats, sources
+from .base import END_OF_TEXT, Tokenizer, check_text, clean, numbered
 from .encode_file import encode_file
 from .patterns import NAMED, compile_pattern, split
-from .training import FIRST_MERGE, learn_merges
+from .trainer import train_merges
+from .training import FIRST_MERGE, TIE_BREAKS
 from .twin import MOST_IDS, Twin
 from .unicode import UNICODE_VERSION
 
@@ -98,34 +99,51 @@ class BytePairTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, texts, vocab_size, *, pattern="gpt2", special_tokens=(END_OF_TEXT,), min_frequency=1,
-              progress=None):
-        """Learn a vocabulary from texts: one string, or an iterable of strings (documents), in any order.
+              tie_break="smallest-id", backend="numba", threads=None, progress=None):
+        """Learn a vocabulary from texts, in any order.
 
+        texts           a string, which is a text; a pathlib.Path, which is a UTF-8 file, or a folder, of which the text
+                        files count (.txt .md .rst .text); a file open for reading bytes; or an iterable of all these. Each
+                        is a document of its own
         vocab_size      ids in all: 256 bytes, the merges in order of creation, the special tokens
         special_tokens  a sequence of names; the texts are cut where one stands, so nothing is learned from it
         min_frequency   a pair that occurs less often is not merged; with the default, 1, all of them may be
-        progress        called as progress(merges done, merges in all) after each merge
+        tie_break       of pairs that occur equally often, which is merged: the one of the smallest (left id, right id), as
+                        Hugging Face and rustbpe have it; or, "greatest-bytes", of the greatest (left bytes, right bytes)
+        backend         "numba", compiled twins for long texts, or "numpy", plain Python; the result is the same
+        threads         for the compiled twin (default: one a processor); the result is the same
+        progress        called as progress("counting", bytes done, bytes in all or None), and then as
+                        progress("merging", merges done, merges in all)
 
-        Ties go to the smallest (left id, right id). When the texts hold too few pairs the vocabulary is
-        smaller than asked, with a warning. InputError when vocab_size leaves no room for the bytes and the
+        Iterables and files may be larger than memory: what is kept are the distinct pieces and their counts. With a
+        pattern of one's own a whole document is in memory at a time.
+
+        When the texts hold too few pairs the vocabulary is smaller than asked, with a warning. InputError when there is no
+        text, for a file that cannot be read or is not UTF-8, and when vocab_size leaves no room for the bytes and the
         special tokens.
         """
         single_bytes = [bytes([byte]) for byte in range(256)]
-        untrained = cls(_numbered(single_bytes), pattern, numbered(special_tokens, FIRST_MERGE))
+        untrained = cls(_numbered(single_bytes), pattern, numbered(special_tokens, FIRST_MERGE), backend=backend)
         limit = _at_least(untrained.n_vocab, "vocab_size (bytes, merges and special tokens)", vocab_size)
         limit -= untrained.n_vocab
         min_frequency = _at_least(1, "min_frequency", min_frequency)
-        counted = Counter()
-        for text in documents(texts):
-            for _, stretch, special in cut(text, untrained.special_tokens):
-                if not special:
-                    counted.update(split(untrained._compiled, stretch))
-        merges = learn_merges({piece.encode("utf-8"): number for piece, number in counted.items()}, limit,
-                              min_frequency=min_frequency, progress=progress)
+        threads = None if threads is None else _at_least(1, "threads", threads)
+        if tie_break not in TIE_BREAKS:
+            raise InputError(f"tie_break must be one of {TIE_BREAKS}, got {tie_break!r}")
+        documents = sources.documents(texts)
+        merging = counting = None
+        if progress is not None:
+            total = sources.size(documents)
+            counting, merging = (lambda done: progress("counting", done, total)), partial(progress, "merging")
+        merges = train_merges(sources.stretches(documents, untrained.special_tokens, pattern in NAMED), limit, pattern,
+                              min_frequency=min_frequency, tie_break=tie_break, backend=backend, threads=threads,
+                              counting=counting, progress=merging)
+        if merges is None:
+            raise InputError("training needs at least one character, got none")
         tokens = list(single_bytes)
         for left, right in merges:
             tokens.append(tokens[left] + tokens[right])
-        trained = cls(_numbered(tokens), pattern, numbered(untrained.special_tokens, len(tokens)))
+        trained = cls(_numbered(tokens), pattern, numbered(untrained.special_tokens, len(tokens)), backend=backend)
         if trained.n_vocab < vocab_size:
             rest = "no pair is left" if min_frequency == 1 else f"no other pair occurs {min_frequency} times or more"
             warnings.warn(f"the vocabulary has {trained.n_vocab} tokens instead of {vocab_size}: {rest}; "
@@ -168,9 +186,9 @@ class BytePairTokenizer(Tokenizer):
         threads                                 as in `encode_to_numpy`
         progress                                called as progress(bytes read, bytes in all) after each 8 MiB
 
-        Bytes that are not UTF-8 are read as U+FFFD; newlines stay what they are. The file is read in chunks, cut at a space
-        where that changes no ids, so memory is bounded unless the text has no space, or the pattern is one of your own, whose
-        cuts cannot be known: then all of it is in memory at once. InputError, naming the file, if it cannot be read or
+        Bytes that are not UTF-8 are read as U+FFFD; newlines stay what they are. The file is read in chunks, cut between words
+        where that changes no ids, so memory is bounded unless the text has no such place, or the pattern is one of your own,
+        whose cuts cannot be known: then all of it is in memory at once. InputError, naming the file, if it cannot be read or
         written or holds a disallowed special token; a shard that was there then stays.
         """
         return encode_file(self, path_in, path_out, allowed_special=allowed_special, disallowed_special=disallowed_special,

@@ -18,7 +18,7 @@ PART = 1 << 17          # characters that the kernel gets at once, about: they a
 # and before a newline or such a sign that follows a letter or digit. (Of the letters, those which have always been some.)
 DIVIDE = re.compile(r"\S(?= )|[0-9A-Za-zЀ-ҁ一-龥ぁ-ゔァ-ヺ](?=[\n,.!?;:，。])")
 
-_loading = threading.Lock()     # threads that compile the same function at once have crashed
+loading = threading.Lock()     # threads that compile the same function at once have crashed
 
 
 class Twin:
@@ -31,7 +31,7 @@ class Twin:
 
     def __init__(self, tokens, special_tokens, pattern):
         self._special_tokens = special_tokens
-        with _loading:
+        with loading:
             from ..kernels import bpe_encode, pretokenize
             self._kernels, self._pattern, self._ids = bpe_encode, pretokenize.PATTERNS[pattern], len(tokens)
             self._vocabulary = bpe_encode.vocabulary(tokens)
@@ -40,7 +40,7 @@ class Twin:
 
     def encode(self, stretches, dtype, threads=1):
         """The ids of stretches (offset, text, whether it is a special token): array (T,). UnicodeEncodeError for a surrogate."""
-        parts = _parts(stretches, PART)
+        parts = divided(stretches, PART)
         if threads == 1:
             encoded = [self._encode_part(part, dtype) for part in parts]
         else:
@@ -65,7 +65,7 @@ class Twin:
         return result
 
 
-def _parts(stretches, size):
+def divided(stretches, size):
     """Lists of (text, whether it is a special token) of about `size` characters together, in order."""
     part, room = [], size
     for _, text, special in stretches:

@@ -19,7 +19,7 @@ import numpy as np
 
 from ._jit import jit
 from ._words import load, pointer
-from .pretokenize import Window, piece_end, piece_end_in, window
+from .pretokenize import no_window, piece_end, piece_end_in, window
 
 ID_BITS = 21
 MOST_IDS = 1 << ID_BITS         # two ids and the one they make fit into a word
@@ -397,8 +397,7 @@ def encode(ids, text, stops, special_ids, pattern, classes, vocabulary, workspac
     scratch = Workspace(words, pointer(workspace.ids), pointer(workspace.ranks),
                         (pointer(chains[0]), pointer(chains[1]), pointer(chains[2]), pointer(chains[3])))
     start = count = 0
-    nothing = np.uint64(0)
-    view = Window(-64, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing)
+    view = no_window()
     for stretch in range(len(stops)):
         stop = stops[stretch]
         if special_ids[stretch] >= 0:

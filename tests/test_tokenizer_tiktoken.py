@@ -1,7 +1,6 @@
 """The same ids as tiktoken, for the three vocabularies whose patterns have names: text and twin."""
 
 import sysconfig
-import time
 from itertools import product
 from pathlib import Path
 

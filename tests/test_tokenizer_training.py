@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from pydoc_data.topics import topics
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._jit import jit
+from ._jit import jit, jit_inlined
 from ._words import CASE, between, first_marked, leading_zeros, load, not_between, pointer, trailing_zeros
 
 GPT2, CL100K, O200K = range(3)
@@ -198,7 +198,7 @@ def _run(mask, i):
     return trailing_zeros(~(mask >> np.uint64(i)))
 
 
-@jit
+@jit_inlined
 def piece_end_in(w, start, pattern):
     """As piece_end, from a `Window` where it shows enough; else 0. `start` is in its first half."""
     p = start - w.base

@@ -39,17 +39,19 @@ class Trainer:
     """Trains a model on tokens. Everything is a function of the configuration and the step, so a resumed run goes on
     with the same bits.
 
-    run_folder is a RunFolder or None (nothing is written), sample(model) -> str is shown at each evaluation, facts is kept in
-    the checkpoint (where the text came from, say). Raises InputError if a text is shorter than one context.
+    train and validation are tokens (n), or sources of batches: source(step, micro) -> ids, targets (batch_size, T), a pure
+    function. run_folder is a RunFolder or None (nothing is written), sample(model) -> str is shown at each evaluation, facts
+    is kept in the checkpoint (where the text came from, say), observers are told what happens (observer.py). Raises
+    InputError if a text is shorter than one context.
     """
 
-    def __init__(self, model, config, train_tokens, val_tokens, tokenizer, *, run_folder=None, sample=None, facts=None,
-                 log=print):
+    def __init__(self, model, config, train, validation, tokenizer, *, run_folder=None, sample=None, facts=None,
+                 observers=(), log=print):
         self.model, self.config, self.tokenizer, self.run_folder = model, config, tokenizer, run_folder
-        self.sample, self.facts, self.log = sample, facts or {}, log
+        self.sample, self.facts, self.observers, self.log = sample, facts or {}, list(observers), log
         sizes = {"batch_size": config.batch_size, "block_size": model.config.block_size, "seed": config.seed}
-        self.batches = Batches(train_tokens, **sizes)
-        self.validation = Batches(val_tokens, **sizes, name="validation")
+        self.batches = train if callable(train) else Batches(train, **sizes)
+        self.validation = validation if callable(validation) else Batches(validation, **sizes, name="validation")
         self.optimizer = AdamW(model.parameters, model.ops, beta1=config.beta1, beta2=config.beta2,
                                weight_decay=config.weight_decay)
         self.replicas = Replicas(model, min(config.threads or physical_cores(), config.batch_size))
@@ -85,6 +87,7 @@ class Trainer:
         blas_threads = 1 if len(self.replicas) > 1 or config.threads == 1 else None      # threads of two kinds would fight
         try:
             with _finish_step_on_interrupt() as interrupted, blas.limited(blas_threads):
+                self._tell("on_start")
                 if self.step == 0 and self._saved_at is None:
                     self._report_evaluation()
                 started = time.perf_counter()
@@ -98,6 +101,7 @@ class Trainer:
                         self.save()
                 self.save()
         finally:
+            self._tell("on_end")
             if self.run_folder is not None:
                 self.run_folder.close()
         if interrupted.is_set() and self.step < config.max_iters:
@@ -147,12 +151,19 @@ class Trainer:
                  f"{found.bits_per_byte:.4f} bits per byte")
         self._write({"val/loss": found.loss, "val/bpb": found.bits_per_byte})
         if self.sample is not None:
-            shown = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in self.sample(self.model))
+            text = self.sample(self.model)
+            self._tell("on_sample", text)
+            shown = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
             self.log("  | " + shown.replace("\n", "\n  | "))
 
     def _write(self, values):
         if self.run_folder is not None:
             self.run_folder.write_metrics(self.step, values)
+        self._tell("on_metrics", values)
+
+    def _tell(self, event, *what):
+        for observer in self.observers:
+            getattr(observer, event)(self, *what)
 
 
 @contextmanager

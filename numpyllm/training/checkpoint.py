@@ -137,11 +137,16 @@ def checkpoints(run):
                   and path.is_dir() and not path.is_symlink() and (path / "manifest.json").is_file())
 
 
-def newest_checkpoint(run, *, before=None):
+def steps_of(folder):
+    """Steps taken at this checkpoint."""
+    return int(folder.name.removeprefix("step_"))
+
+
+def newest_checkpoint(run, *, suits=lambda step: True):
     """The newest checkpoint folder in a run's folder that is whole, or the folder itself if it is a checkpoint.
 
-    The newest is the one that `latest` names. If it is damaged, the one before it is taken, with a warning that says so.
-    `before` asks for one of fewer steps, if there is one. Raises InputError if there is none at all.
+    The newest is the one that `latest` names. If it is damaged, the one before it is taken, with a warning that says so. One
+    whose number of steps does not suit is taken only where there is no other. Raises InputError if there is none at all.
     """
     if not str(run):
         raise InputError("a model's folder must be named, got an empty name")
@@ -152,10 +157,9 @@ def newest_checkpoint(run, *, before=None):
     if not found:
         raise InputError(f"{run} holds no checkpoint (a folder step_...): train a model into it first")
     latest = latest or found[-1].name
-    if before is not None:
-        latest = min(latest, CHECKPOINT.format(max(0, before - 1)))
     found.sort(key=lambda folder: folder.name, reverse=True)
-    for folder in sorted(found, key=lambda folder: folder.name > latest):       # those after it only if nothing else is left
+    found.sort(key=lambda folder: (not suits(steps_of(folder)), folder.name > latest))      # stable: else newest first
+    for folder in found:
         try:
             verify_checkpoint(folder)
         except InputError as error:

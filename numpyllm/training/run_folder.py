@@ -6,10 +6,11 @@ import json
 import os
 import re
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import InputError
-from .checkpoint import CHECKPOINT, checkpoints, newest_checkpoint, point, save_checkpoint, sync
+from .checkpoint import CHECKPOINT, checkpoints, newest_checkpoint, point, save_checkpoint, steps_of, sync
 
 try:
     import fcntl
@@ -95,40 +96,35 @@ class RunFolder:
 
         InputError if it cannot be written; the file is what it was then.
         """
-        try:
+        with _errors_that_name(self.metrics_path, "cannot be written"):
             with open(self.metrics_path, "ab", buffering=0) as file:
                 length, line = file.tell(), json.dumps({"step": step} | values).encode() + b"\n"
                 if file.write(line) < len(line):
                     file.truncate(length)
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise InputError(f"{self.metrics_path}: cannot be written ({error.strerror or error}): make room and go on with "
-                             "--resume") from error
 
     def read_metrics(self):
         """All lines so far, as dictionaries."""
         return [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
 
-    def save(self, step, arrays, state, tokenizer, *, keep=2, best=None):
+    def save(self, step, arrays, state, tokenizer, *, keep=2, every=1, best=None):
         """Write the checkpoint of this step -> its folder.
 
-        Once it is complete, older ones are removed, except the newest `keep` and that of step `best`. So are those of later
-        steps: they are what an interrupted run did after the point from which it was resumed, or damaged. InputError as for
-        save_checkpoint.
+        Once it is complete, others are removed, except the newest `keep` of those due, at multiples of `every`, and that of
+        step `best`. What is later is removed too: a process that was killed left it behind, or it is damaged. InputError as
+        for save_checkpoint.
         """
         folder = self.path / CHECKPOINT.format(step)
-        if self.metrics_path.exists():
+        with _errors_that_name(self.metrics_path, "cannot be brought to the disk"):
             sync(self.metrics_path)
-        save_checkpoint(folder, arrays, state | {"metrics_bytes": self.metrics_path.stat().st_size}, tokenizer)
+            length = self.metrics_path.stat().st_size
+        save_checkpoint(folder, arrays, state | {"metrics_bytes": length}, tokenizer)
         point(self.path, "latest", folder)
-        found = checkpoints(self.path)
-        kept = {path for path in found if path.name <= folder.name}
-        kept = set(sorted(kept, key=lambda path: path.name)[-keep:])
-        best_folder = None if best is None else self.path / CHECKPOINT.format(best)
-        if best_folder in found:
-            point(self.path, "best", best_folder)
-            kept.add(best_folder)
-        self._discard(old for old in found if old not in kept)
+        found = {steps_of(path): path for path in checkpoints(self.path)}
+        due = [steps for steps in found if steps <= step and steps % every == 0]        # oldest first
+        if best in found:
+            point(self.path, "best", found[best])
+        self._discard(path for steps, path in found.items() if steps not in {step, best, *due[-keep:]})
         return folder
 
     def go_back(self, folder, metrics_bytes):
@@ -141,12 +137,17 @@ class RunFolder:
         """Remove checkpoints: out of sight first, for removing takes time, and half a checkpoint would look like a damaged one."""
         for folder in folders:
             hidden = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-            try:
+            with _errors_that_name(folder, "the old checkpoint cannot be removed"):
                 os.rename(folder, hidden)
                 shutil.rmtree(hidden)
-            except OSError as error:
-                raise InputError(f"{folder}: the old checkpoint cannot be removed ({error.strerror or error}): see to it and go "
-                                 "on with --resume") from error
+
+
+@contextmanager
+def _errors_that_name(path, what):
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: {what} ({error.strerror or error}): see to it, then go on with --resume") from error
 
 
 def _remove(path):

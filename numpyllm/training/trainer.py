@@ -82,7 +82,7 @@ class Trainer:
         if not (config.skip_nonfinite or math.isfinite(loss + norm)):
             raise _diverged(f"loss {loss:g} with gradient norm {norm:g} at step {step}")
         if not updated:
-            self.skipped.append([position, position])
+            self._skip(position, position)
         self.monitor.record(step, loss, updated)
         self.step, self.position = step + 1, position + 1
         return StepResult(loss, norm, lr, time.perf_counter() - started, sum(ids.size for ids, _ in batches), updated)
@@ -146,7 +146,7 @@ class Trainer:
                  "layout": self.model.parameters.layout, "facts": self.facts, "progress": progress,
                  "versions": {"numpyllm": __version__, "numpy": np.__version__, "python": platform.python_version()}}
         self.run_folder.save(self.step, arrays, state, self.tokenizer, keep=self.config.keep_checkpoints,
-                             best=self.best[1] if self.best and self.config.keep_best else None)
+                             every=self.config.eval_interval, best=self.best[1] if self.best and self.config.keep_best else None)
         self._saved_at = self.step
 
     def resume(self, folder):
@@ -179,7 +179,8 @@ class Trainer:
 
     def _go_back(self):
         """Return to the last checkpoint before the present spikes, with a lower learning rate, and go on with the data after
-        them."""
+        them. One that was due: an interruption saves others, which must not change the way.
+        """
         spikes, first, position = self.monitor.in_a_row, self.monitor.first, self.position
         rollbacks, lr_factor = self.rollbacks + 1, self.lr_factor * self.config.spike_lr_factor
         what = f"{spikes} spikes in a row from step {first} on"
@@ -187,16 +188,22 @@ class Trainer:
             raise _diverged(f"{what}, and no run folder with a checkpoint to go back to")
         if rollbacks > self.config.spike_rollbacks:
             raise _diverged(f"{what}, after going back {self.rollbacks} times")
-        folder = newest_checkpoint(self.run_folder.path, before=first)
+        folder = newest_checkpoint(self.run_folder.path, suits=lambda step: step < first and step % self.config.eval_interval == 0)
         state = self.resume(folder)
         self.run_folder.go_back(folder, state["metrics_bytes"])
-        self.skipped.append([self.position, position - 1])
+        self._skip(self.position, position - 1)
         self.position, self.rollbacks, self.lr_factor = position, rollbacks, lr_factor
         self.monitor.in_a_row, self.monitor.first = 0, None
+        self._saved_at = None           # the checkpoint does not know that it has been gone back to
         self._tell("on_start")
         self.log(f"{what}: going back to step {self.step}, without the batches {self.skipped[-1][0]} to {position - 1}, "
                  f"the learning rate times {lr_factor:g}")
         self._write({"train/rollbacks": rollbacks, "train/lr_factor": lr_factor})
+
+    def _skip(self, first, last):
+        if self.skipped and self.skipped[-1][1] == first - 1:
+            first = self.skipped.pop()[0]
+        self.skipped.append([first, last])
 
     def _report_step(self, result, seconds_left):
         width = len(str(self.config.max_iters))

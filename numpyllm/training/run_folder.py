@@ -1,18 +1,23 @@
-"""The folder of one training run: metrics.jsonl, checkpoints, a picture. Nothing of the user's is overwritten unasked."""
+"""The folder of one training run: metrics.jsonl, checkpoints, `latest` and `best`, a picture. Nothing of the user's is
+overwritten unasked."""
 
+import errno
 import json
 import os
 import re
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import InputError
-from .checkpoint import CHECKPOINT, checkpoints, newest_checkpoint, save_checkpoint
+from .checkpoint import CHECKPOINT, checkpoints, newest_checkpoint, point, save_checkpoint, steps_of, sync
 
 try:
     import fcntl
 except ImportError:         # Windows: two runs in one folder go unnoticed there
     fcntl = None
+
+UNFINISHED = r"\.step_\d{8}\.\d+\.(tmp|old)|\.(latest|best)\.[0-9a-f]{8}\.tmp"      # what a killed process may leave
 
 
 class RunFolder:
@@ -55,15 +60,20 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock_folder()
         if not self.resume:
-            for old in (*checkpoints(self.path), self.metrics_path, self.picture_path):
+            pointers = [self.path / name for name in ("latest", "best")]
+            for old in (*checkpoints(self.path), *pointers, self.metrics_path, self.picture_path):
                 _remove(old)
-        for unfinished in self.path.glob(".step_*.tmp"):
-            if re.fullmatch(r"\.step_\d{8}\.\d+\.tmp", unfinished.name):
+        for unfinished in self.path.glob(".*"):
+            if re.fullmatch(UNFINISHED, unfinished.name):
                 _remove(unfinished)
-        kept = self.metrics_path.read_bytes()[:metrics_bytes] if self.metrics_path.exists() else b""
-        with open(self.metrics_path, "ab") as file:
-            file.truncate(kept.rfind(b"\n") + 1)       # whole lines only
+        self.cut_metrics(metrics_bytes)
         return self
+
+    def cut_metrics(self, length):
+        """Forget what was written after the file had so many bytes; whole lines only remain."""
+        kept = self.metrics_path.read_bytes()[:length] if self.metrics_path.exists() else b""
+        with open(self.metrics_path, "ab") as file:
+            file.truncate(kept.rfind(b"\n") + 1)
 
     def _lock_folder(self):
         """One run at a time: the lock goes with the process. A raw descriptor, for it stays open to the end."""
@@ -82,22 +92,62 @@ class RunFolder:
             self._lock = None
 
     def write_metrics(self, step, values):
-        """Append one line {"step": ..., ...}; the file is not kept open, so the line is out of our hands at once."""
-        with open(self.metrics_path, "ab") as file:
-            file.write(json.dumps({"step": step} | values).encode() + b"\n")
+        """Append one line {"step": ..., ...}; the file is not kept open, so the line is out of our hands at once.
+
+        InputError if it cannot be written; the file is what it was then.
+        """
+        with _errors_that_name(self.metrics_path, "cannot be written"):
+            with open(self.metrics_path, "ab", buffering=0) as file:
+                length, line = file.tell(), json.dumps({"step": step} | values).encode() + b"\n"
+                if file.write(line) < len(line):
+                    file.truncate(length)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def read_metrics(self):
         """All lines so far, as dictionaries."""
         return [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
 
-    def save(self, step, arrays, state, tokenizer):
-        """Write the checkpoint of this step, and remove older ones once it is complete -> its folder."""
+    def save(self, step, arrays, state, tokenizer, *, keep=2, every=1, best=None):
+        """Write the checkpoint of this step -> its folder.
+
+        Once it is complete, others are removed, except the newest `keep` of those due, at multiples of `every`, and that of
+        step `best`. What is later is removed too: a process that was killed left it behind, or it is damaged. InputError as
+        for save_checkpoint.
+        """
         folder = self.path / CHECKPOINT.format(step)
-        save_checkpoint(folder, arrays, state | {"metrics_bytes": self.metrics_path.stat().st_size}, tokenizer)
-        for old in checkpoints(self.path):
-            if old != folder:
-                _remove(old)
+        with _errors_that_name(self.metrics_path, "cannot be brought to the disk"):
+            sync(self.metrics_path)
+            length = self.metrics_path.stat().st_size
+        save_checkpoint(folder, arrays, state | {"metrics_bytes": length}, tokenizer)
+        point(self.path, "latest", folder)
+        found = {steps_of(path): path for path in checkpoints(self.path)}
+        due = [steps for steps in found if steps <= step and steps % every == 0]        # oldest first
+        if best in found:
+            point(self.path, "best", found[best])
+        self._discard(path for steps, path in found.items() if steps not in {step, best, *due[-keep:]})
         return folder
+
+    def go_back(self, folder, metrics_bytes):
+        """Forget what came after a checkpoint of this run."""
+        point(self.path, "latest", folder)
+        self._discard(later for later in checkpoints(self.path) if later.name > folder.name)
+        self.cut_metrics(metrics_bytes)
+
+    def _discard(self, folders):
+        """Remove checkpoints: out of sight first, for removing takes time, and half a checkpoint would look like a damaged one."""
+        for folder in folders:
+            hidden = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            with _errors_that_name(folder, "the old checkpoint cannot be removed"):
+                os.rename(folder, hidden)
+                shutil.rmtree(hidden)
+
+
+@contextmanager
+def _errors_that_name(path, what):
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: {what} ({error.strerror or error}): see to it, then go on with --resume") from error
 
 
 def _remove(path):

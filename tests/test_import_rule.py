@@ -22,7 +22,7 @@ BELOW = {
     "layers": {"ops", "parameters", "workspace"},
     "models": {"ops", "layers", "parameters", "workspace"} | FOUNDATION,
     "tokenizer": {"backend", "kernels", "errors", "extras", "files", "shards"},
-    "data": {"random", "errors", "files", "shards"},
+    "data": {"random", "errors", "files", "progress", "shards", "tokenizer"},
     "training": {"ops", "kernels", "models", "parameters", "workspace", "data", "tokenizer", "<version>"} | FOUNDATION,
     "inference": {"ops", "models"} | FOUNDATION,
     "evaluation": {"ops", "models", "training", "inference", "data"} | FOUNDATION,

@@ -12,6 +12,7 @@ COMMANDS = {
     "gradcheck": "check every hand-written gradient against numerical ones",
     "bench": "time a training step or a tokenizer, against others if they are installed",
     "tokenizer": "train a tokenizer, encode and decode, convert vocabularies",
+    "data": "turn texts into shards of tokens to train on, look into them",
     "generate": "continue a text with a trained model",
 }
 

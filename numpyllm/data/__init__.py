@@ -1,7 +1,11 @@
 """Text in, batches out; knows nothing of models."""
 
-from .batches import Batches, consecutive
+from .batches import Batches, EpochBatches, consecutive
 from .corpus import docstrings_text, embedded_text, load_text, source_text, split_by_position, topics_text
+from .documents import Reading
+from .folder import TokenData, open_data
+from .prepare import prepare
+from .token_row import TokenRow
 
-__all__ = ["Batches", "consecutive", "docstrings_text", "embedded_text", "load_text", "source_text",
-           "split_by_position", "topics_text"]
+__all__ = ["Batches", "EpochBatches", "Reading", "TokenData", "TokenRow", "consecutive", "docstrings_text", "embedded_text",
+           "load_text", "open_data", "prepare", "source_text", "split_by_position", "topics_text"]

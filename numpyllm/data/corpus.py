@@ -18,11 +18,16 @@ NOT_THE_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib",
 
 def topics_text():
     """The topics of the Python language reference (about 0.5 MB), joined by blank lines in alphabetical order."""
+    return "\n\n".join(reference_topics()) + "\n"
+
+
+def reference_topics():
+    """The same as a list."""
     try:
         from pydoc_data.topics import topics
     except ImportError:
         raise InputError("this Python carries no pydoc_data, so there is no embedded corpus: give a text with --data") from None
-    return "\n\n".join(topics[name].strip() for name in sorted(topics)) + "\n"
+    return [topics[name].strip() for name in sorted(topics)]
 
 
 def library_files(folder=None):
@@ -42,15 +47,20 @@ def docstrings_text(folder=None):
     """All docstrings of the standard library's modules (about 2 MB), each once, in the order of files and lines."""
     seen = {}       # a dict keeps the order
     for path in library_files(folder):
-        try:
-            tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError, OSError):
-            continue
-        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        nodes = [node for node in ast.walk(tree) if isinstance(node, documented)]
-        nodes.sort(key=lambda node: getattr(node, "lineno", 0))
-        seen |= dict.fromkeys(doc for node in nodes if (doc := ast.get_docstring(node)))
+        seen |= dict.fromkeys(module_docstrings(path))
     return "\n\n".join(filter(None, seen)) + "\n"
+
+
+def module_docstrings(path):
+    """The docstrings of one file in the order of its lines, none if it cannot be parsed."""
+    try:
+        tree = ast.parse(Path(path).read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return []
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(tree) if isinstance(node, documented)]
+    nodes.sort(key=lambda node: getattr(node, "lineno", 0))
+    return [doc for node in nodes if (doc := ast.get_docstring(node))]
 
 
 def embedded_text():

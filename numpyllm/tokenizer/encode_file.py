@@ -22,11 +22,12 @@ def encode_file(tokenizer, path_in, path_out, *, threads, progress, **special):
     return shard.header["count"]
 
 
-def encode_blocks(tokenizer, file, name, *, errors="strict", threads=1, progress=None, **special):
+def encode_blocks(tokenizer, file, name, *, errors="strict", chunk=None, threads=1, progress=None, **special):
     """The ids of a text, array after array: a file that is open for reading bytes, read in chunks.
 
     name        of the file, for errors
     errors      "strict": bytes that are not UTF-8 are an InputError; "replace": they are read as U+FFFD
+    chunk       bytes read at once (default: CHUNK)
     special     allowed_special and disallowed_special of Tokenizer.encode; places in SpecialTokenInText are those in the file
     """
     size = _size(file)
@@ -36,7 +37,7 @@ def encode_blocks(tokenizer, file, name, *, errors="strict", threads=1, progress
     if threads > 1:
         special["threads"] = threads
     while True:
-        data = _read(file, name)
+        data = _read(file, name, chunk or CHUNK)
         pending = len(decoder.getstate()[0])        # bytes of a character that has only begun
         try:
             text += decoder.decode(data, final=not data)
@@ -89,8 +90,8 @@ def _size(file):
         return None
 
 
-def _read(file, path):
+def _read(file, path, chunk):
     try:
-        return file.read(CHUNK)
+        return file.read(chunk)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None

@@ -65,6 +65,15 @@ class TestPieces:
     def test_mixtures(self, text, pattern):
         assert pieces(text, pattern) == list(split(compile_pattern(pattern), text))
 
+    @pytest.mark.parametrize("pattern", NAMED)
+    def test_long_mixtures(self, pattern):
+        """Of more than the 64 bytes at a time that the kernel looks at: ASCII, mostly ASCII, little of it."""
+        rng = np.random.default_rng(2)
+        ascii_signs = [sign for sign in MIXTURE if sign.isascii()]
+        for signs in (ascii_signs, ascii_signs * 9 + list(MIXTURE), list(MIXTURE), list("aBc'sLl "), list("!/'\n 12a")):
+            text = "".join(rng.choice(signs, 20_000))
+            assert pieces(text, pattern) == list(split(compile_pattern(pattern), text))
+
     @pytest.mark.parametrize(("pattern", "text", "expected"), [
         ("cl100k", "a \n  ", ["a", " \n  "]),                       # white space at the end, whole
         ("cl100k", "a \n  b", ["a", " \n", " ", " b"]),
@@ -193,15 +202,18 @@ class TestMerging:
         compiled.load_twin()
         assert compiled.encode(text) == BytePairTokenizer(ranks, backend="numpy").encode(text)
 
-    def test_a_rank_whose_pairs_come_out_of_order(self, monkeypatch):
-        """In a chain of pairs of one rank, later merges put new ones between older ones."""
-        ranks = with_bytes(b"ab", b"bc", b"abc", b"abcabc", b"cabc", b"ca", b"aa", b"aaabc")
-        reference = BytePairTokenizer(ranks, backend="numpy")
-        compiled = BytePairTokenizer(ranks)
+    def test_vocabularies_that_nobody_trained(self):
+        """Tokens that only higher ranks lead to, from several pairs, in short and long pieces."""
+        compiled = BytePairTokenizer(with_bytes(b"abc", b"bc"))
         compiled.load_twin()
+        assert compiled.encode("xabc") == [ord("x"), 256]           # bc first, though its rank is the higher
         rng = np.random.default_rng(1)
-        for n in (97, 150, 1000):
-            for _ in range(30):
+        for _ in range(60):
+            tokens = {"".join(rng.choice(list("abc"), rng.integers(2, 6))).encode() for _ in range(12)}
+            ranks = dict(zip(with_bytes(*tokens), rng.permutation(256 + len(tokens)).tolist()))
+            reference, compiled = BytePairTokenizer(ranks, backend="numpy"), BytePairTokenizer(ranks)
+            compiled.load_twin()
+            for n in (5, 10, 20, bpe_encode.SCANNED, bpe_encode.SCANNED + 1, 200, 500):
                 text = "".join(rng.choice(list("abc"), n))
                 assert compiled.encode(text) == reference.encode(text)
 

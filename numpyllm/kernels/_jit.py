@@ -61,6 +61,11 @@ def jit_borrowing(function):
     return jit(function, _nrt=False)
 
 
+def jit_inlined(function):
+    """As `jit`, for a helper of which each caller is to get a copy, however long it is."""
+    return jit(function, forceinline=True)
+
+
 class count_compilations(Listener):
     """While active: .count kernels were compiled (not loaded from disk); `on_first` is called before the first of them."""
 

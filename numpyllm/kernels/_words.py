@@ -61,6 +61,18 @@ def pointer(typing_context, array):
     return types.CPointer(array.dtype)(array), build
 
 
+@intrinsic
+def prefetch(typing_context, memory, i):
+    """Have the processor fetch the line that memory[i] is in, while it goes on."""
+    def build(context, builder, signature, arguments):
+        place, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        fetch = builder.module.declare_intrinsic("llvm.prefetch", [place], ir.FunctionType(ir.VoidType(), [place, flag, flag, flag]))
+        address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), place)
+        builder.call(fetch, [address, flag(0), flag(3), flag(1)])           # to read, to be kept, data
+        return context.get_dummy_value()
+    return types.void(memory, types.int64), build
+
+
 @jit
 def load(data, i):
     """The word of the bytes data[i] to data[i + 7], which must exist. LLVM makes one load of this."""

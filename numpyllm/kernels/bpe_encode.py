@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ._jit import jit
-from ._words import load, pointer
-from .pretokenize import Window, piece_end, piece_end_in, window
+from ._words import load, pointer, prefetch
+from .pretokenize import no_window, piece_end, piece_end_in, window
 
 ID_BITS = 21
 MOST_IDS = 1 << ID_BITS         # two ids and the one they make fit into a word
@@ -30,6 +30,7 @@ MIX_1, MIX_2 = np.uint64(0x9E37_79B9_7F4A_7C15), np.uint64(0xC2B2_AE3D_27D4_EB4F
 WORD_BITS = 16                  # the cache has 2^16 slots of 32 bytes: 2 MB
 WORD_BYTES = 15                 # longest key
 WORD_IDS = 4                    # most ids of an entry
+AHEAD = 32                      # pieces that are cut before the first of them is looked up, so that its slot is there by then
 PROBES = 4                      # slots in which an entry may be
 ONE = np.uint64(1)
 KEY_OF_SLOT = (ONE << np.uint64(60)) - ONE      # without the number of ids
@@ -52,6 +53,7 @@ class Workspace(NamedTuple):
     words: np.ndarray           # (2^WORD_BITS + PROBES, 4) uint64: 8 bytes; 7 bytes, length, number of ids; four ids
     ids: np.ndarray             # (SCANNED,) int32: the parts of a piece,
     ranks: np.ndarray           # (SCANNED,) int32: and what each makes with the next
+    cut: np.ndarray             # (4, AHEAD + 1) uint64: begin, key and home slot of pieces
     chains: np.ndarray          # (4, ids) int32, for long pieces: see _merge_long
 
 
@@ -75,7 +77,7 @@ def workspace(ids):
     chains = np.full((4, ids), -1, np.int32)
     chains[STATE] = 0
     return Workspace(np.zeros(((1 << WORD_BITS) + PROBES, 4), np.uint64), np.empty(SCANNED, np.int32),
-                     np.empty(SCANNED, np.int32), chains)
+                     np.empty(SCANNED, np.int32), np.empty((4, AHEAD + 1), np.uint64), chains)
 
 
 @jit
@@ -394,49 +396,56 @@ def encode(ids, text, stops, special_ids, pattern, classes, vocabulary, workspac
     """
     out, data, kinds, known = pointer(ids), pointer(text), pointer(classes), _pointers(vocabulary)
     words, chains = pointer(workspace.words), workspace.chains
-    scratch = Workspace(words, pointer(workspace.ids), pointer(workspace.ranks),
+    scratch = Workspace(words, pointer(workspace.ids), pointer(workspace.ranks), words,
                         (pointer(chains[0]), pointer(chains[1]), pointer(chains[2]), pointer(chains[3])))
     start = count = 0
-    nothing = np.uint64(0)
-    view = Window(-64, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing)
+    view = no_window()
+    cut = workspace.cut
+    begins, lows, highs, homes = pointer(cut[0]), pointer(cut[1]), pointer(cut[2]), pointer(cut[3])
     for stretch in range(len(stops)):
         stop = stops[stretch]
         if special_ids[stretch] >= 0:
             out[count] = special_ids[stretch]
             start, count = stop, count + 1
         while start < stop:
-            end = 0
-            if start - view.base > 31 and start + 64 <= stop:
-                view = window(data, start)
-            if start - view.base <= 31 and view.base + 64 <= stop:
-                end = piece_end_in(view, start, pattern)
-            if end == 0:
-                end = piece_end(data, start, stop, pattern, kinds)
-            length = end - start
-            if length > WORD_BYTES:
-                count = _encode_piece(out, count, data, start, end, known, scratch)
+            pieces = 0
+            while start < stop and pieces < AHEAD:
+                end = 0
+                if start - view.base > 31 and start + 64 <= stop:
+                    view = window(data, start)
+                if start - view.base <= 31 and view.base + 64 <= stop:
+                    end = piece_end_in(view, start, pattern)
+                if end == 0:
+                    end = piece_end(data, start, stop, pattern, kinds)
+                length = end - start
+                low = high = np.uint64(0)
+                if length <= WORD_BYTES:
+                    if start + 16 <= stop:
+                        low, high = load(data, start), load(data, start + 8)
+                        low &= NO_PAIR >> np.uint64(max(64 - 8 * length, 0))
+                        high &= (ONE << np.uint64(max(8 * length - 64, 0))) - ONE
+                        high |= np.uint64(length) << np.uint64(56)
+                    else:
+                        low, high = _key_at_the_end(data, start, length)
+                home = np.int64((low * MIX_1 + high * MIX_2) >> np.uint64(64 - WORD_BITS))
+                prefetch(words, 4 * home)
+                begins[pieces], lows[pieces], highs[pieces], homes[pieces] = start, low, high, home
                 start = end
-                continue
-            if start + 16 <= stop:
-                low, high = load(data, start), load(data, start + 8)
-                low &= NO_PAIR >> np.uint64(max(64 - 8 * length, 0))
-                high &= (ONE << np.uint64(max(8 * length - 64, 0))) - ONE
-                high |= np.uint64(length) << np.uint64(56)
-            else:
-                low, high = _key_at_the_end(data, start, length)
-            home = np.int64((low * MIX_1 + high * MIX_2) >> np.uint64(64 - WORD_BITS))
-            slot = home
-            while slot < home + PROBES and (words[4 * slot] != low or words[4 * slot + 1] & KEY_OF_SLOT != high):
-                slot += 1
-            if slot < home + PROBES:
-                first, second = words[4 * slot + 2], words[4 * slot + 3]
-                out[count], out[count + 1] = first, first >> np.uint64(32)
-                out[count + 2], out[count + 3] = second, second >> np.uint64(32)
-                count += np.int64(words[4 * slot + 1] >> np.uint64(60))
-            else:
-                before = count
-                count = _encode_piece(out, count, data, start, end, known, scratch)
-                if count - before <= WORD_IDS:
-                    _remember(words, home, low, high, out, before, count)
-            start = end
+                pieces += 1
+            begins[pieces] = start
+            for i in range(pieces):
+                low, high, home = lows[i], highs[i], np.int64(homes[i])
+                slot = home
+                while slot < home + PROBES and (words[4 * slot] != low or words[4 * slot + 1] & KEY_OF_SLOT != high):
+                    slot += 1
+                if slot < home + PROBES and high > 0:
+                    first, second = words[4 * slot + 2], words[4 * slot + 3]
+                    out[count], out[count + 1] = first, first >> np.uint64(32)
+                    out[count + 2], out[count + 3] = second, second >> np.uint64(32)
+                    count += np.int64(words[4 * slot + 1] >> np.uint64(60))
+                else:
+                    before = count
+                    count = _encode_piece(out, count, data, np.int64(begins[i]), np.int64(begins[i + 1]), known, scratch)
+                    if count - before <= WORD_IDS and high > 0:
+                        _remember(words, home, low, high, out, before, count)
     return count

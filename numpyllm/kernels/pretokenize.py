@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._jit import jit
+from ._jit import jit, jit_inlined
 from ._words import CASE, between, first_marked, leading_zeros, load, not_between, pointer, trailing_zeros
 
 GPT2, CL100K, O200K = range(3)
@@ -181,6 +181,13 @@ def window(data, base):
 
 
 @jit
+def no_window():
+    """One that shows nothing of any text: to begin with."""
+    z = np.uint64(0)
+    return Window(-64, z, z, z, z, z, z, z, z)
+
+
+@jit
 def _bit(mask, i):
     return np.int64((mask >> np.uint64(i)) & np.uint64(1))
 
@@ -191,7 +198,7 @@ def _run(mask, i):
     return trailing_zeros(~(mask >> np.uint64(i)))
 
 
-@jit
+@jit_inlined
 def piece_end_in(w, start, pattern):
     """As piece_end, from a `Window` where it shows enough; else 0. `start` is in its first half."""
     p = start - w.base
@@ -288,8 +295,14 @@ def boundaries(data, pattern, classes):
     places = np.empty(n + 1, np.int64)
     places[0] = start = count = 0
     text, kinds = pointer(data), pointer(classes)
+    view = no_window()
     while start < n:
-        start = piece_end(text, start, n, pattern, kinds)
+        end = 0
+        if start - view.base > 31 and start + 64 <= n:
+            view = window(text, start)
+        if start - view.base <= 31:
+            end = piece_end_in(view, start, pattern)
+        start = piece_end(text, start, n, pattern, kinds) if end == 0 else end
         count += 1
         places[count] = start
     return places[:count + 1].copy()

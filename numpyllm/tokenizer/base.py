@@ -320,7 +320,9 @@ def cut(text, special):
     Where several special tokens begin at the same character, the longest is taken. Stretches may be empty.
     """
     end = 0
-    if special and os.path.commonprefix([*special]) in text:        # this search is a hundred times faster than the next
+    begin = os.path.commonprefix([*special])
+    # Each of these searches is many times faster than the next, and mostly one says no: few texts have a "|".
+    if special and all(character in text for character in begin) and begin in text:
         longest_first = sorted(special, key=len, reverse=True)
         for match in re.finditer("|".join(map(re.escape, longest_first)), text):
             yield end, text[end:match.start()], False

@@ -51,7 +51,7 @@ def test_train_tiny_from_text_to_proven_gradients(text, tmp_path, capsys):
                  "this model", "> The", "complex step: 16 tensors right"):
         assert part in printed
     assert printed.strip().splitlines()[-1].startswith("gradients of the trained model")
-    assert {path.name for path in out.iterdir()} - {"training.png"} == {"metrics.jsonl", "step_00000012"}
+    assert {path.name for path in out.iterdir()} - {"training.png"} == {"metrics.jsonl", "samples.jsonl", "config.toml", "environment.json", "step_00000012"}
     assert "step" in json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
 
 
@@ -168,7 +168,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(text, tmp_path)
                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)))
     assert process.returncode == 2
     assert process.stderr.startswith("numpyllm: error: no space left for") and len(process.stderr.splitlines()) == 1
-    assert {path.name for path in out.iterdir()} == {"metrics.jsonl"}
+    assert {path.name for path in out.iterdir()} == {"metrics.jsonl", "samples.jsonl", "config.toml", "environment.json"}
 
 
 def test_a_read_only_folder_is_one_line(text, tmp_path, capsys):

@@ -15,6 +15,10 @@ except ImportError:         # Windows: two runs in one folder go unnoticed there
     fcntl = None
 
 
+LEFT = ("metrics.jsonl", "samples.jsonl", "config.toml", "environment.json", "training.png", "report.html",
+        "events.out.tfevents.*")        # what a run leaves in its folder, checkpoints apart
+
+
 class RunFolder:
     """A run's folder, checked at once, but created only by open().
 
@@ -27,6 +31,9 @@ class RunFolder:
             raise InputError("a run needs a folder, got an empty name: give --out_dir a name")
         self.path, self.resume, self.overwrite = Path(path), resume, overwrite
         self.metrics_path = self.path / "metrics.jsonl"
+        self.samples_path = self.path / "samples.jsonl"
+        self.config_path = self.path / "config.toml"
+        self.environment_path = self.path / "environment.json"
         self.picture_path = self.path / "training.png"
         self._lock = None
         if resume and overwrite:
@@ -55,7 +62,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock_folder()
         if not self.resume:
-            for old in (*checkpoints(self.path), self.metrics_path, self.picture_path):
+            for old in (*checkpoints(self.path), *(path for pattern in LEFT for path in self.path.glob(pattern))):
                 _remove(old)
         for unfinished in self.path.glob(".step_*.tmp"):
             if re.fullmatch(r"\.step_\d{8}\.\d+\.tmp", unfinished.name):

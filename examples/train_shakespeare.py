@@ -31,7 +31,7 @@ def main(argv=None):
     trainer = begun.trainer
     if not trainer.run():
         print(f"continue with: python examples/train_shakespeare.py --resume --out_dir {shlex.quote(args.out_dir)}")
-        return 130
+        return 128 + trainer.stopped_by
     windows = consecutive(begun.val_tokens, batch_size=64, block_size=trainer.model.config.block_size)
     print(f"validation loss {evaluate(trainer.model, windows, trainer.tokenizer.token_byte_lengths).loss:.4f}")
     return 0

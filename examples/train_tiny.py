@@ -44,7 +44,7 @@ def main(argv=None):
     started = time.perf_counter()
     if not trainer.run():
         print(f"continue with: python examples/train_tiny.py --resume --out_dir {shlex.quote(args.out_dir)}")
-        return 130
+        return 128 + trainer.stopped_by
     print(f"trained in {time.perf_counter() - started:.0f} s")
 
     model, tokenizer, run = trainer.model, trainer.tokenizer, trainer.run_folder

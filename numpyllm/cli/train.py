@@ -42,6 +42,6 @@ def main(argv=None):
     folder = shlex.quote(args.out_dir)
     if not trainer.run():
         print(f"continue with: numpyllm train --resume --out_dir {folder}")
-        return 130
+        return 128 + trainer.stopped_by
     print(f"numpyllm report {folder} draws the run, numpyllm generate --model {folder} continues a text")
     return 0

@@ -1,6 +1,7 @@
 """TensorBoard's event files (extra `tensorboard`): every metric under its name, samples, and histograms on request."""
 
-from ..errors import InputError
+from pathlib import Path
+
 from ..extras import load_extra
 from .observer import Observer
 
@@ -8,26 +9,26 @@ from .observer import Observer
 class TensorBoard(Observer):
     """Writes event files into a folder: `tensorboard --logdir FOLDER` shows them.
 
-    histogram_interval  steps between histograms of weights and gradients, 0 for none; a multiple of log_interval
+    histogram_interval  steps between histograms of weights and gradients, 0 for none; a multiple of log_interval (they come with its lines)
     Raises InputError where tensorboardX is missing.
     """
 
     def __init__(self, folder, *, histogram_interval=0):
-        self.folder, self.histogram_interval = str(folder), histogram_interval
+        self.folder, self.histogram_interval = Path(folder), histogram_interval
         self.writer_class = load_extra("tensorboardX", "tensorboard").SummaryWriter
         self.writer = None
 
     def on_start(self, trainer):
-        every = trainer.config.log_interval
-        if self.histogram_interval % every:
-            raise InputError(f"histogram_interval must be a multiple of log_interval, got {self.histogram_interval} and {every}")
-        # A reader drops what an earlier file has of the steps from purge_step on: the run goes on before them.
-        self.writer = self.writer_class(self.folder, purge_step=trainer.step + 1 if trainer.step else None, flush_secs=30)
+        """A new file. A reader drops what earlier ones have of the steps from purge_step on: the run goes on before them."""
+        self.on_end(trainer)
+        number = len(list(self.folder.glob("events.out.tfevents.*")))       # two files of one second must not have one name
+        self.writer = self.writer_class(str(self.folder), purge_step=trainer.step + 1 if number else None, flush_secs=30,
+                                        filename_suffix=f".{number:04d}")
 
     def on_metrics(self, trainer, values):
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, trainer.step)
-        if self.histogram_interval and "train/loss" in values and trainer.step % self.histogram_interval == 0:
+        if self.histogram_interval and "train/grad_norm" in values and trainer.step % self.histogram_interval == 0:
             parameters = trainer.model.parameters
             for name in parameters:
                 tag = name.replace(".", "/")
@@ -42,3 +43,4 @@ class TensorBoard(Observer):
     def on_end(self, trainer):
         if self.writer is not None:
             self.writer.close()
+            self.writer = None

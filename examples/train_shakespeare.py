@@ -22,6 +22,7 @@ def main(argv=None):
     add_run_options(parser, out_dir="out/shakespeare", data_help="the text, such as tinyshakespeare.txt")
     parser.add_config(GPTConfig, leave_out=("vocab_size",), defaults={"bias": False})
     parser.add_config(TrainConfig)
+    parser.set_defaults(tokenizer="character")
     args = parser.parse_args(argv)
 
     if args.data is None and not args.resume:

@@ -18,6 +18,8 @@ except ImportError:         # Windows: two runs in one folder go unnoticed there
     fcntl = None
 
 UNFINISHED = r"\.step_\d{8}\.\d+\.(tmp|old)|\.(latest|best)\.[0-9a-f]{8}\.tmp"      # what a killed process may leave
+LEFT = ("latest", "best", "metrics.jsonl", "samples.jsonl", "config.toml", "environment.json", "training.png", "report.html",
+        "events.out.tfevents.*")        # what a run leaves in its folder, checkpoints apart
 
 
 class RunFolder:
@@ -32,6 +34,9 @@ class RunFolder:
             raise InputError("a run needs a folder, got an empty name: give --out_dir a name")
         self.path, self.resume, self.overwrite = Path(path), resume, overwrite
         self.metrics_path = self.path / "metrics.jsonl"
+        self.samples_path = self.path / "samples.jsonl"
+        self.config_path = self.path / "config.toml"
+        self.environment_path = self.path / "environment.json"
         self.picture_path = self.path / "training.png"
         self._lock = None
         if resume and overwrite:
@@ -60,8 +65,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock_folder()
         if not self.resume:
-            pointers = [self.path / name for name in ("latest", "best")]
-            for old in (*checkpoints(self.path), *pointers, self.metrics_path, self.picture_path):
+            for old in (*checkpoints(self.path), *(path for pattern in LEFT for path in self.path.glob(pattern))):
                 _remove(old)
         for unfinished in self.path.glob(".*"):
             if re.fullmatch(UNFINISHED, unfinished.name):

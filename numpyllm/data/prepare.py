@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import read_json, write_json
-from ..shards import ShardWriter, header_path, open_shard
+from ..shards import ShardWriter, open_shard
 from ..tokenizer.base import END_OF_TEXT
 from ..tokenizer.encode_file import encode_blocks
 from .documents import BLOCK, Reading, decoded, documents, pieces

@@ -74,9 +74,9 @@ class BytePairTokenizer(Tokenizer):
     pattern         how text is cut into pieces: "gpt2", "cl100k", "o200k", or a regular expression for the `regex` module
     special_tokens  {text: id}
     backend         "numba" or "numpy", see below
-    The ids together are 0 to n_vocab - 1. InputError otherwise.
+    Ordinary ids have no hole among them; special ones may leave ids free (base.py). InputError otherwise.
 
-    What follows in this class encodes in plain Python. For a named pattern there is a compiled twin, a hundred times as
+    What follows in this class encodes in plain Python. For a named pattern there is a compiled twin, thirty times as
     fast, with the same ids (twin.py). Loading it takes about a second, and the first time on a machine compiling it takes
     some more; so it takes over once TWIN_FROM characters have been encoded or are about to be, or after `load_twin()`. With
     backend="numpy" it never does.
@@ -152,14 +152,17 @@ class BytePairTokenizer(Tokenizer):
         return trained
 
     def load_twin(self):
-        """Encode by the compiled twin from now on. Without Numba there is a warning, and all goes on in Python."""
+        """Encode by the compiled twin from now on, if there is one: not for a pattern of one's own, nor with backend="numpy".
+
+        Without Numba there is a warning, and all goes on in Python.
+        """
         if self._twin is None and self.backend == "numba" and self.pattern in NAMED and self.n_vocab <= MOST_IDS:
             try:
                 tokens = dict.fromkeys(range(self.n_vocab), b"") | {rank: token for token, rank in self.ranks.items()}
                 self._twin = Twin(list(tokens.values()), self.special_tokens, self.pattern)
             except ImportError:
                 self.backend = "numpy"
-                warnings.warn("Numba is not installed, so texts are encoded in plain Python, a hundred times slower: "
+                warnings.warn("Numba is not installed, so texts are encoded in plain Python, thirty times slower: "
                               "pip install numba", stacklevel=2)
 
     def encode_to_numpy(self, text, *, threads=1, **special):
@@ -167,13 +170,11 @@ class BytePairTokenizer(Tokenizer):
 
         threads     for texts of millions of characters, by the twin; the ids are the same
         """
-        if operator.index(threads) < 1:
-            raise InputError(f"threads must be at least 1, got {threads}")
-        return np.array(self._encode(text, threads=threads, **special), dtype=self.dtype, copy=None)
+        return np.array(self._encode(text, threads=_at_least(1, "threads", threads), **special), dtype=self.dtype, copy=None)
 
     def encode_batch(self, texts, *, threads=1, **special):
         """As `encode` for each of several texts: a list of lists. threads: how many texts at a time, by the twin."""
-        if isinstance(texts, str) or threads == 1:
+        if _at_least(1, "threads", threads) == 1 or isinstance(texts, str):
             return super().encode_batch(texts, **special)
         with ThreadPoolExecutor(threads) as pool:
             return [ids.tolist() for ids in pool.map(lambda text: self.encode_to_numpy(text, **special), texts)]

@@ -313,7 +313,7 @@ def test_a_damaged_checkpoint_is_never_taken_for_a_whole_one(tmp_path, whole, fl
 
 
 def test_the_newest_whole_checkpoint_is_taken_and_it_says_so(tmp_path, whole):
-    made = make(tmp_path / "run", max_iters=40, spikes=(), keep_checkpoints=3)
+    made = make(tmp_path / "run", max_iters=40, lr_decay_iters=60, spikes=(), keep_checkpoints=3)
     assert made.run()
     run = tmp_path / "run"
     assert [path.name[-2:] for path in checkpoints(run)] == ["30", "35", "40"] and pointer(run, "latest") == "step_00000040"

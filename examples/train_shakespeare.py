@@ -22,6 +22,7 @@ def main(argv=None):
     add_run_options(parser, out_dir="out/shakespeare", data_help="the text, such as tinyshakespeare.txt")
     parser.add_config(GPTConfig, leave_out=("vocab_size",), defaults={"bias": False})
     parser.add_config(TrainConfig)
+    parser.set_defaults(tokenizer="character")
     args = parser.parse_args(argv)
 
     if args.data is None and not args.resume:
@@ -30,7 +31,7 @@ def main(argv=None):
     trainer = begun.trainer
     if not trainer.run():
         print(f"continue with: python examples/train_shakespeare.py --resume --out_dir {shlex.quote(args.out_dir)}")
-        return 130
+        return 128 + trainer.stopped_by
     windows = consecutive(begun.val_tokens, batch_size=64, block_size=trainer.model.config.block_size)
     print(f"validation loss {evaluate(trainer.model, windows, trainer.tokenizer.token_byte_lengths).loss:.4f}")
     return 0

@@ -30,20 +30,21 @@ PROMPTS = ("The", "Return a new", "If the")
 
 def main(argv=None):
     parser = Parser(prog="train_tiny.py", description="Train a tokenizer and a small GPT on real text.")
-    add_run_options(parser, out_dir="out/tiny", data_help="text file or folder of them (default: the embedded corpus)")
+    add_run_options(parser, out_dir="out/tiny", sample_prompt=PROMPTS[0])
     parser.add_config(GPTConfig, defaults={"vocab_size": 1024})
     parser.add_config(TrainConfig, defaults={"max_iters": 2500, "learning_rate": 2e-3})
+    parser.set_defaults(tokenizer="bpe")
     args = parser.parse_args(argv)
 
     def make_tokenizer(train_text, text):
         print(f"training a tokenizer of {args.vocab_size} tokens")
         return BytePairTokenizer.train(train_text, args.vocab_size)
 
-    trainer, val_text, train_tokens, val_tokens = start(args, make_tokenizer, sample_prompt=PROMPTS[0])
+    trainer, val_text, train_tokens, val_tokens = start(args, make_tokenizer)
     started = time.perf_counter()
     if not trainer.run():
         print(f"continue with: python examples/train_tiny.py --resume --out_dir {shlex.quote(args.out_dir)}")
-        return 130
+        return 128 + trainer.stopped_by
     print(f"trained in {time.perf_counter() - started:.0f} s")
 
     model, tokenizer, run = trainer.model, trainer.tokenizer, trainer.run_folder

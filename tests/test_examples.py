@@ -19,6 +19,7 @@ from numpyllm.training import TrainConfig, learning_rate, load_checkpoint, newes
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = ["--n_layer", "1", "--n_head", "2", "--n_embd", "16", "--block_size", "8", "--batch_size", "2", "--eval_iters", "2",
          "--eval_interval", "6", "--max_iters", "12", "--warmup_iters", "2", "--log_interval", "3"]
+WRITTEN = {"metrics.jsonl", "samples.jsonl", "config.toml", "environment.json"}
 TEXT = "It was the best of times, it was the worst of times.\nIt was the age of wisdom, it was the age of foolishness.\n" * 12
 
 
@@ -51,7 +52,8 @@ def test_train_tiny_from_text_to_proven_gradients(text, tmp_path, capsys):
                  "this model", "> The", "complex step: 16 tensors right"):
         assert part in printed
     assert printed.strip().splitlines()[-1].startswith("gradients of the trained model")
-    assert {path.name for path in out.iterdir()} - {"training.png"} == {"metrics.jsonl", "step_00000012"}
+    assert {path.name for path in out.iterdir()} - {"training.png"} == {
+        *WRITTEN, "latest", "best", "step_00000006", "step_00000012"}
     assert "step" in json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
 
 
@@ -167,8 +169,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(text, tmp_path)
                              env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)))
     assert process.returncode == 2
-    assert process.stderr.startswith("numpyllm: error: no space left for") and len(process.stderr.splitlines()) == 1
-    assert {path.name for path in out.iterdir()} == {"metrics.jsonl"}
+    assert "step_00000000: the checkpoint cannot be written (File too large)" in process.stderr and len(process.stderr.splitlines()) == 1
+    assert {path.name for path in out.iterdir()} == WRITTEN
 
 
 def test_a_read_only_folder_is_one_line(text, tmp_path, capsys):

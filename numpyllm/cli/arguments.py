@@ -7,18 +7,32 @@ import os
 import sys
 import warnings
 from dataclasses import fields
+from pathlib import Path
 from typing import get_args
 
+from ..config import read_toml
 from ..errors import InputError
 from ..gradcheck import GradientError
 from ..training.trainer import TrainingDiverged
 
+READY = {path.stem: path for path in sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))}
+
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that answers an unknown flag with the nearest known one, in one line."""
+    """An ArgumentParser that answers an unknown flag with the nearest known one, in one line.
+
+    What it parses has `given`, the names of what was said on the command line or in the file of --config, if it has that.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, allow_abbrev=False, formatter_class=_Help, **kwargs)
+        self._not_in_a_file = None
+
+    def add_config_file(self, *, leave_out=()):
+        """--config NAME|FILE.toml: options of this parser by name, but for those left out; flags go before them."""
+        self.add_argument("--config", default=None, metavar="NAME|FILE.toml",
+                          help=f"options from a file, or a ready configuration: {', '.join(READY)}; flags go before it")
+        self._not_in_a_file = {"help", "config", *leave_out}
 
     def add_config(self, config_class, *, leave_out=(), defaults=None):
         """A flag for each field of a config class made with numpyllm.config.option; `defaults` replace the class's."""
@@ -29,21 +43,50 @@ class Parser(argparse.ArgumentParser):
             kind = next((t for t in get_args(field.type) if t is not type(None)), field.type)
             what = {"help": field.metadata["help"], "default": (defaults or {}).get(field.name, field.default)}
             if kind is bool:
-                group.add_argument(f"--{field.name}", type=_boolean, nargs="?", const=True, metavar="true|false", **what)
-                group.add_argument(f"--no_{field.name}", dest=field.name, action="store_false", help=argparse.SUPPRESS)
+                self.add_switch(f"--{field.name}", group=group, **what)
             else:
                 group.add_argument(f"--{field.name}", type=kind, metavar=kind.__name__, **what)
 
+    def add_switch(self, flag, *, help, default=False, group=None):
+        """A flag that is on, off (--no_flag, or false), or as the default says."""
+        group = group or self
+        name = flag.removeprefix("--")
+        group.add_argument(flag, type=_boolean, nargs="?", const=True, default=default, metavar="true|false", help=help)
+        group.add_argument(f"--no_{name}", dest=name, action="store_false", default=default, help=argparse.SUPPRESS)
+
     def parse_args(self, args=None, namespace=None):
         args = [self._with_underscores(arg) for arg in (sys.argv[1:] if args is None else args)]
+        from_file = self._from_file(args) if self._not_in_a_file is not None else {}
+        self.set_defaults(**from_file)
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
             near = difflib.get_close_matches(unknown[0].split("=")[0], self._option_string_actions, n=1)
             hint = f": did you mean {near[0]}?" if near else ": --help lists what there is"
             self.error(f"{unknown[0]} is not known{hint}")
         namespace.given = {action.dest for flag, action in self._option_string_actions.items()
-                           if any(arg == flag or arg.startswith(flag + "=") for arg in args)}
+                           if any(arg == flag or arg.startswith(flag + "=") for arg in args)} | set(from_file)
         return namespace
+
+    def _from_file(self, args):
+        """The options in the file that --config names. InputError, with the file's name, for what is no option or no value of it."""
+        only = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        only.add_argument("--config")
+        try:
+            name = only.parse_known_args(args)[0].config
+        except argparse.ArgumentError:      # no name: the full parser will say so
+            return {}
+        if name is None:
+            return {}
+        path = ready_config(name)
+        table = read_toml(path)
+        actions = {action.dest: action for action in self._actions if action.dest not in self._not_in_a_file
+                   and action.help != argparse.SUPPRESS}
+        for key, value in table.items():
+            if key not in actions:
+                near = difflib.get_close_matches(key, actions, n=1)
+                raise InputError(f"{path}: {key} is not known" + (f": did you mean {near[0]}?" if near else ": --help lists what there is"))
+            table[key] = _checked(f"{path}: {key}", actions[key], value)
+        return table
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -64,6 +107,34 @@ class _Help(argparse.HelpFormatter):
         silent = action.default is None or action.default is False or action.default == argparse.SUPPRESS
         shown = not silent and action.option_strings and "(default" not in action.help
         return action.help + f" (default: {action.default!r})" if shown else action.help
+
+
+def ready_config(name):
+    """The path of a ready configuration, or of the file that is called so. InputError where there is neither."""
+    if name in READY:
+        return READY[name]
+    if not Path(name).is_file():
+        near = difflib.get_close_matches(name, READY, n=1)
+        raise InputError(f"{name} is neither a file nor a ready configuration: "
+                         + (f"did you mean {near[0]}?" if near else f"there are {', '.join(READY)}"))
+    return Path(name)
+
+
+def _checked(what, action, value):
+    """A value from TOML as the flag would give it. InputError if it is of another type, or none of the flag's choices."""
+    kind = {_boolean: bool, None: bool if isinstance(action.default, bool) else str}.get(action.type, action.type)
+    kind = kind if isinstance(kind, type) else int      # at_least
+    fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if not fits:
+        words = {int: "a whole number", float: "a number", str: 'a text in quotation marks', bool: "true or false"}
+        raise InputError(f"{what} must be {words[kind]}, got {value!r}")
+    try:
+        value = kind(value) if isinstance(action.type, type) or kind in (str, bool) else action.type(str(value))
+    except (argparse.ArgumentTypeError, OverflowError) as error:
+        raise InputError(f"{what}: {error}") from None
+    if action.choices is not None and value not in action.choices:
+        raise InputError(f"{what} must be one of {', '.join(action.choices)}, got {value!r}")
+    return value
 
 
 def at_least(low):

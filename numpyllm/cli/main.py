@@ -9,6 +9,7 @@ from ..errors import InputError
 from .arguments import guarded
 
 COMMANDS = {
+    "train": "train a GPT on a text, by flags or a configuration's file",
     "gradcheck": "check every hand-written gradient against numerical ones",
     "bench": "time a training step or a tokenizer, against others if they are installed",
     "tokenizer": "train a tokenizer, encode and decode, convert vocabularies",

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,16 +10,31 @@ import numpy as np
 
 from .. import tokenizer as tokenizers
 from ..backend import BACKENDS, load_backend
+from ..config import write_toml
 from ..data import load_text, split_by_position
 from ..errors import InputError
+from ..files import write_json
 from ..inference import generate_text
 from ..models import GPT, GPTConfig
 from ..models.estimate import estimate
 from ..training import RunFolder, TrainConfig, Trainer, load_checkpoint, newest_checkpoint
 from ..training.checkpoint import make_config
-from .arguments import config_from
+from ..training.environment import environment
+from ..training.samples import SampleLog
+from ..training.tensorboard import TensorBoard
+from .arguments import at_least, config_from
 
 SIZES = ("n_layer", "n_head", "n_embd", "block_size", "bias", "tied")
+OPTIONS = {
+    "data": "text file, or folder of them (default: the embedded corpus)",
+    "tokenizer": "bpe or character, trained on the text; or a vocabulary's file",
+    "out_dir": "folder of the run",
+    "backend": "Numba's kernels, or plain NumPy",
+    "sample_prompt": "begins the samples (default: the text's first character)",
+    "tensorboard": "write TensorBoard's event files into the run's folder",
+    "histogram_interval": "TensorBoard: steps between histograms of weights and gradients, a multiple of log_interval; 0 for none",
+}
+KEPT = ("sample_prompt", "tensorboard", "histogram_interval")      # what a resumed run has on record, beside data and backend
 
 
 class Start(NamedTuple):
@@ -28,39 +44,75 @@ class Start(NamedTuple):
     val_tokens: np.ndarray
 
 
-def add_run_options(parser, *, out_dir, data_help):
-    """--data --out_dir --backend --resume --overwrite."""
+class Settled(NamedTuple):
+    """What a command line, a configuration's file and the record of a run amount to."""
+
+    run: RunFolder
+    checkpoint: Path | None     # to go on from
+    state: dict                 # of it
+    model: GPTConfig
+    train: TrainConfig
+    options: dict               # the names of OPTIONS
+
+    def table(self):
+        """All of it as one flat table, which as a configuration's file gives the same run again."""
+        return self.options | asdict(self.model) | asdict(self.train)
+
+
+def add_run_options(parser, *, out_dir, data_help=OPTIONS["data"], sample_prompt=None):
+    """The options of a run beside its GPTConfig and TrainConfig."""
     parser.add_argument("--data", default=None, metavar="PATH", help=data_help)
-    parser.add_argument("--out_dir", default=out_dir, metavar="DIR", help="folder of the run")
-    parser.add_argument("--backend", choices=BACKENDS, default="numba", help="Numba's kernels, or plain NumPy")
+    parser.add_argument("--out_dir", default=out_dir, metavar="DIR", help=OPTIONS["out_dir"])
+    parser.add_argument("--backend", choices=BACKENDS, default="numba", help=OPTIONS["backend"])
     parser.add_argument("--resume", action="store_true", help="go on with the run in out_dir")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in out_dir")
+    parser.add_argument("--sample_prompt", default=sample_prompt, metavar="TEXT", help=OPTIONS["sample_prompt"])
+    parser.add_switch("--tensorboard", help=OPTIONS["tensorboard"])
+    parser.add_argument("--histogram_interval", type=at_least(0), default=0, help=OPTIONS["histogram_interval"])
 
 
-def start(args, make_tokenizer, *, sample_prompt=None, log=print):
+def comments():
+    """What each key of a configuration's table is."""
+    helps = {field.name: field.metadata["help"] for config in (GPTConfig, TrainConfig) for field in fields(config)}
+    return OPTIONS | helps
+
+
+def settle(args):
+    """-> Settled. Reads the record of a run to resume, and writes nothing. Raises InputError for what cannot be meant."""
+    run = RunFolder(args.out_dir, resume=args.resume, overwrite=args.overwrite)
+    checkpoint, state = None, {"model": None, "train": None, "metrics_bytes": 0}
+    options = {name: getattr(args, name) for name in OPTIONS if hasattr(args, name)}
+    if args.resume:
+        checkpoint = newest_checkpoint(run.path)
+        _, state, _ = load_checkpoint(checkpoint)
+        facts = _recorded_facts(checkpoint, state)
+        make_config(GPTConfig, state["model"], checkpoint), make_config(TrainConfig, state["train"], checkpoint)
+        options |= {name: facts[name] for name in ("data", "backend", *KEPT) if name in facts and name not in args.given}
+    model = config_from(GPTConfig, args, stored=state["model"], binding=SIZES if args.resume else ())
+    train = config_from(TrainConfig, args, stored=state["train"])
+    if options["histogram_interval"] and not options["tensorboard"]:
+        raise InputError("histogram_interval is of TensorBoard's histograms: give --tensorboard, too")
+    if options["histogram_interval"] % train.log_interval:
+        raise InputError(f"histogram_interval must be a multiple of log_interval, got {options['histogram_interval']} and "
+                         f"{train.log_interval}")
+    return Settled(run, checkpoint, state, model, train, options)
+
+
+def start(args, make_tokenizer, *, log=print):
     """-> Start. Nothing is written before all input has been found good.
 
     make_tokenizer(train_text, text) is called for a new run. A resumed one has its tokenizer, sizes, backend and text on
-    record, and flags that contradict its sizes or its text are an InputError. sample_prompt begins the samples (default:
-    the text's first character).
+    record, and flags that contradict its sizes or its text are an InputError.
     """
-    run = RunFolder(args.out_dir, resume=args.resume, overwrite=args.overwrite)
-    stored, source, backend = {"model": None, "train": None, "metrics_bytes": 0}, args.data, args.backend
-    if args.resume:
-        checkpoint = newest_checkpoint(run.path)
-        _, stored, tokenizer_path = load_checkpoint(checkpoint)
-        facts = _recorded_facts(checkpoint, stored)
-        make_config(GPTConfig, stored["model"], checkpoint), make_config(TrainConfig, stored["train"], checkpoint)
-        source = args.data if "data" in args.given else facts["data"]
-        backend = args.backend if "backend" in args.given else facts["backend"]
-    train_config = config_from(TrainConfig, args, stored=stored["train"])
-    model_config = config_from(GPTConfig, args, stored=stored["model"], binding=SIZES if args.resume else ())
+    run, checkpoint, state, model_config, train_config, options = settled = settle(args)
+    source = options["data"]
     _refuse_what_cannot_fit(model_config, train_config)
+    board = TensorBoard(run.path, histogram_interval=options["histogram_interval"]) if options["tensorboard"] else None
 
     log(f"reading {source or 'the embedded corpus'}")
     text = load_text(source)
     sha256 = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-    if args.resume and sha256 != facts["sha256"]:
+    if checkpoint and sha256 != state["facts"]["sha256"]:
         raise InputError(f"{source or 'the embedded corpus'} is not the text that {run.path} was trained on: resume with "
                          "that text, or train into another --out_dir")
     train_text, val_text = split_by_position(text)
@@ -68,23 +120,27 @@ def start(args, make_tokenizer, *, sample_prompt=None, log=print):
     if n_bytes <= model_config.block_size:      # no tokenizer makes more tokens than bytes
         raise InputError(f"the validation text, a tenth of the whole, must be longer than one context, got {n_bytes} bytes for "
                          f"block_size={model_config.block_size}: give more text or a smaller block_size")
-    tokenizer = tokenizers.load(tokenizer_path) if args.resume else make_tokenizer(train_text, text)
-    if not args.resume:
+    tokenizer = tokenizers.load(checkpoint / "tokenizer.json") if checkpoint else make_tokenizer(train_text, text)
+    if not checkpoint:
         model_config = config_from(GPTConfig, args, vocab_size=tokenizer.n_vocab)
     train_tokens, val_tokens = (tokenizer.encode_to_numpy(part, disallowed_special=()) for part in (train_text, val_text))
-    model = GPT(model_config, seed=train_config.seed, ops=load_backend(backend), recompute=train_config.recompute)
+    model = GPT(model_config, seed=train_config.seed, ops=load_backend(options["backend"]), recompute=train_config.recompute)
     log(f"{len(text):,} characters, {len(train_tokens):,} tokens to train on, {len(val_tokens):,} to validate, "
         f"vocabulary {tokenizer.n_vocab:,}; {model.n_params():,} parameters")
 
-    prompt = text[:1] if sample_prompt is None else sample_prompt
+    prompt = text[:1] if options["sample_prompt"] is None else options["sample_prompt"]
+    facts = {"data": source and str(Path(source).resolve()), "sha256": sha256, "backend": options["backend"]}
     trainer = Trainer(model, train_config, train_tokens, val_tokens, tokenizer, run_folder=run, log=log,
                       sample=lambda model: prompt + generate_text(model, tokenizer, prompt, 64, temperature=0.8, top_k=40,
                                                                   seed=train_config.seed),
-                      facts={"data": source and str(Path(source).resolve()), "sha256": sha256, "backend": backend})
-    if args.resume:
+                      facts=facts | {name: options[name] for name in KEPT},
+                      observers=[SampleLog(run.samples_path), *([board] if board else [])])
+    if checkpoint:
         trainer.resume(checkpoint)
         log(f"resuming after step {trainer.step}")
-    run.open(stored["metrics_bytes"])
+    run.open(state["metrics_bytes"])
+    write_toml(run.config_path, settled._replace(model=model_config).table(), comments())
+    write_json(run.environment_path, environment())
     return Start(trainer, val_text, train_tokens, val_tokens)
 
 

@@ -15,3 +15,4 @@ from .gelu import bias_gelu_backward, bias_gelu_forward
 from .layernorm import (layernorm_backward, layernorm_forward, residual_layernorm_backward, residual_layernorm_forward)
 from .linear import linear_backward, linear_forward
 from .residual import residual_forward
+from .sgd import sgd_update

@@ -1,11 +1,12 @@
 """Checkpoints: a folder step_00001234/ that is complete or not there.
 
-    params.npy adam_m.npy adam_v.npy    flat arrays (numpyllm.parameters)
-    state.json                          step, configurations, layout, versions, length of the metrics file
+    params.npy adam_m.npy adam_v.npy    flat arrays (numpyllm.parameters; another optimiser has others)
+    state.json                          step, configurations, layout, versions, length of the metrics file, progress
     tokenizer.json                      the model is of no use without it
     manifest.json                       size and SHA-256 of each file
 
-It is written into a temporary folder beside it, which is renamed when every byte is on the disk. No pickle anywhere.
+It is written into a temporary folder beside it, which is renamed when every byte is on the disk. No pickle anywhere. The
+files `latest` and `best` beside the folders hold the name of one each.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,46 +22,52 @@ import numpy as np
 from .. import ops as text
 from .. import tokenizer as tokenizers
 from ..errors import InputError
+from ..files import replacing
 from ..models import GPT, GPTConfig
 
+VERSION = 2                     # 1: without `version` and `progress`
 CHECKPOINT = "step_{:08d}"      # name of the folder, by the number of steps taken
 STATE = {"step": int, "model": dict, "train": dict, "facts": dict, "layout": dict, "metrics_bytes": int}
 
 
 def save_checkpoint(folder, arrays, state, tokenizer):
-    """Write a checkpoint. Raises OSError or InputError (disk full, say) with nothing left behind and nothing old touched.
+    """Write a checkpoint. Raises InputError (disk full, say) with nothing left behind and nothing old touched.
 
     arrays maps names to 1-D arrays, state is what json can hold, tokenizer has save(path).
     """
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     replaced = temporary.with_suffix(".old")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         for name, array in arrays.items():
             _write_array(temporary / f"{name}.npy", array)
         tokenizer.save(temporary / "tokenizer.json")
-        (temporary / "state.json").write_text(json.dumps(state, indent=1))
+        (temporary / "state.json").write_text(json.dumps(state | {"version": VERSION}, indent=1))
         manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
                     for path in sorted(temporary.iterdir())}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
         for path in (*temporary.iterdir(), temporary):
-            _sync(path)
+            sync(path)
         if folder.exists():
             os.rename(folder, replaced)
         os.rename(temporary, folder)
-        _sync(folder.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except BaseException:
+        sync(folder.parent)
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if replaced.exists() and not folder.exists():
             os.rename(replaced, folder)
+        if isinstance(error, (OSError, InputError)):
+            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            raise InputError(f"{folder}: the checkpoint cannot be written ({getattr(cause, 'strerror', None) or error}); those "
+                             "before it are as they were: make room and go on with --resume") from error
         raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
-def load_checkpoint(folder):
-    """-> arrays, state, path of the tokenizer. Raises InputError where a file is missing, altered or of no use."""
+def verify_checkpoint(folder):
+    """The names in a checkpoint's manifest. InputError where a file is missing, or is not what it was when it was written."""
     folder = Path(folder)
     manifest = _read_json(folder / "manifest.json")
     try:
@@ -71,14 +79,25 @@ def load_checkpoint(folder):
             if path.stat().st_size != expected["bytes"] or _sha256(path) != expected["sha256"]:
                 raise InputError(f"{path} is damaged (its size and SHA-256 must be the manifest's): restore it from a copy, or "
                                  "train anew")
-        arrays = {Path(name).stem: _read_array(folder / name) for name in manifest if name.endswith(".npy")}
-    except (OSError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{folder} is no whole checkpoint ({error}): restore it from a copy, or train anew") from None
+    return list(manifest)
+
+
+def load_checkpoint(folder):
+    """-> arrays, state, path of the tokenizer. Raises InputError where a file is missing, altered or of no use."""
+    folder = Path(folder)
+    arrays = {Path(name).stem: _read_array(folder / name) for name in verify_checkpoint(folder) if name.endswith(".npy")}
     state = _read_json(folder / "state.json")
     for key, kind in STATE.items():
         value = state.get(key) if isinstance(state, dict) else None
         if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
             raise InputError(f"{folder / 'state.json'} must hold {key} as {kind.__name__}, got {value!r}")
+    if state.get("version", 1) not in (1, VERSION):
+        raise InputError(f"{folder / 'state.json'} must be of version 1 to {VERSION}, got {state['version']!r}: use the "
+                         "numpyllm that wrote it")
     return arrays, state, folder / "tokenizer.json"
 
 
@@ -118,20 +137,49 @@ def checkpoints(run):
                   and path.is_dir() and not path.is_symlink() and (path / "manifest.json").is_file())
 
 
-def newest_checkpoint(run):
-    """The checkpoint folder with the most steps in a run's folder, or the folder itself if it is one.
+def newest_checkpoint(run, *, before=None):
+    """The newest checkpoint folder in a run's folder that is whole, or the folder itself if it is a checkpoint.
 
-    Raises InputError if there is none.
+    The newest is the one that `latest` names. If it is damaged, the one before it is taken, with a warning that says so.
+    `before` asks for one of fewer steps, if there is one. Raises InputError if there is none at all.
     """
     if not str(run):
         raise InputError("a model's folder must be named, got an empty name")
     run = Path(run)
     if (run / "manifest.json").is_file():
         return run
-    found = checkpoints(run)
+    found, latest, reason = checkpoints(run), pointer(run, "latest"), None
     if not found:
         raise InputError(f"{run} holds no checkpoint (a folder step_...): train a model into it first")
-    return found[-1]
+    latest = latest or found[-1].name
+    if before is not None:
+        latest = min(latest, CHECKPOINT.format(max(0, before - 1)))
+    found.sort(key=lambda folder: folder.name, reverse=True)
+    for folder in sorted(found, key=lambda folder: folder.name > latest):       # those after it only if nothing else is left
+        try:
+            verify_checkpoint(folder)
+        except InputError as error:
+            reason = reason or error
+            continue
+        if reason:
+            warnings.warn(f"{reason}; the newest whole checkpoint is {folder}", stacklevel=2)
+        return folder
+    raise reason
+
+
+def point(run, name, folder):
+    """Make the file `name` in a run's folder say which checkpoint is meant, from one instant to the next."""
+    with replacing(Path(run) / name) as file:
+        file.write(f"{folder.name}\n".encode())
+
+
+def pointer(run, name):
+    """The name of the checkpoint that this file names, or None where it names none that is there."""
+    try:
+        named = (Path(run) / name).read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return named if any(folder.name == named for folder in checkpoints(run)) else None
 
 
 def _write_array(path, array):
@@ -163,7 +211,8 @@ def _sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path):
+def sync(path):
+    """Have a file or folder on the disk, whatever happens to the machine."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -9,11 +9,12 @@ from .. import blas
 from .. import ops as text
 from ..models import GPT
 from ..random import Draws
-from .optimizer import AdamW
+from .config import TrainConfig
+from .optimizer import OPTIMIZERS
 
 
-def compile_kernels(model, log=print):
-    """Run one step and one evaluation of a toy model with the same choices and ops. Does nothing for the text.
+def compile_kernels(model, log=print, config=TrainConfig()):
+    """Run one step and one evaluation of a toy model with the same choices, ops and optimiser. Does nothing for the text.
 
     Sizes are at least two, so that its arrays have the memory layouts of real ones. Compiled code is kept on disk.
     """
@@ -28,6 +29,6 @@ def compile_kernels(model, log=print):
         ids = np.ones((2, 3), np.int64)
         toy.loss(ids, ids)
         toy.loss_and_gradients(ids, ids, draws=Draws(0))
-        AdamW(toy.parameters, toy.ops, beta1=0.9, beta2=0.99, weight_decay=0.1).update(1e-3)
+        OPTIMIZERS[config.optimizer](config, toy.parameters, toy.ops).update(1e-3)
     if compiled.count:
         log(f"compiled {compiled.count} kernels in {time.perf_counter() - started:.0f} s")

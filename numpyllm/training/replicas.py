@@ -109,11 +109,11 @@ class Replicas:
             self._barrier.abort()
             raise
 
-    def step(self, micro_batches, optimizer, *, lr, grad_clip, draws):
-        """One update from several micro-batches -> mean loss, gradient norm before clipping.
+    def step(self, micro_batches, optimizer, *, lr, grad_clip, draws, allow=lambda loss, norm: True):
+        """One update from several micro-batches -> mean loss, gradient norm before clipping, whether it was made.
 
-        micro_batches is a list of (ids, targets); draws(micro, first_row) makes the Draws for a micro-batch from some row on. If
-        loss or norm is not finite, nothing is updated. Raises ValueError for a micro-batch that has no row for each replica.
+        micro_batches is a list of (ids, targets); draws(micro, first_row) makes the Draws for a micro-batch from some row on.
+        Nothing is updated if loss or norm is not finite, or allow(loss, norm), asked by each replica, says no. Raises ValueError for a micro-batch that has no row for each replica.
         """
         if any(len(ids) < len(self) for ids, _ in micro_batches):
             raise ValueError(f"each of {len(self)} replicas needs a row of every micro-batch: use fewer replicas")
@@ -138,16 +138,16 @@ class Replicas:
             others = [other.grad[part] for other in parameters[1:]] if self._shared is None else ()
             squares[i] = square_sums(parameters[0].grad[part], others)
             self._barrier.wait()
-            norm = math.sqrt(math.fsum(sum(squares, [])))
-            if math.isfinite(norm + sum(losses)):
+            loss, norm = sum(losses) / count, math.sqrt(math.fsum(sum(squares, [])))
+            updated = math.isfinite(norm + loss) and allow(loss, norm)
+            if updated:
                 optimizer.update_part(part, lr, clip_scale(norm, grad_clip))
-            return norm
+            return loss, norm, updated
 
-        norm = self.run(work)[0]
-        loss = sum(losses) / count
-        if math.isfinite(norm + loss):
+        loss, norm, updated = self.run(work)[0]
+        if updated:
             optimizer.steps += 1
-        return loss, norm
+        return loss, norm, updated
 
 
 def physical_cores():

@@ -1,5 +1,7 @@
-"""The folder of one training run: metrics.jsonl, checkpoints, a picture. Nothing of the user's is overwritten unasked."""
+"""The folder of one training run: metrics.jsonl, checkpoints, `latest` and `best`, a picture. Nothing of the user's is
+overwritten unasked."""
 
+import errno
 import json
 import os
 import re
@@ -7,12 +9,16 @@ import shutil
 from pathlib import Path
 
 from ..errors import InputError
-from .checkpoint import CHECKPOINT, checkpoints, newest_checkpoint, save_checkpoint
+from .checkpoint import CHECKPOINT, checkpoints, newest_checkpoint, point, save_checkpoint, sync
 
 try:
     import fcntl
 except ImportError:         # Windows: two runs in one folder go unnoticed there
     fcntl = None
+
+UNFINISHED = r"\.step_\d{8}\.\d+\.(tmp|old)|\.(latest|best)\.[0-9a-f]{8}\.tmp"      # what a killed process may leave
+LEFT = ("latest", "best", "metrics.jsonl", "samples.jsonl", "config.toml", "environment.json", "training.png", "report.html",
+        "events.out.tfevents.*")        # what a run leaves in its folder, checkpoints apart
 
 
 class RunFolder:
@@ -27,6 +33,9 @@ class RunFolder:
             raise InputError("a run needs a folder, got an empty name: give --out_dir a name")
         self.path, self.resume, self.overwrite = Path(path), resume, overwrite
         self.metrics_path = self.path / "metrics.jsonl"
+        self.samples_path = self.path / "samples.jsonl"
+        self.config_path = self.path / "config.toml"
+        self.environment_path = self.path / "environment.json"
         self.picture_path = self.path / "training.png"
         self._lock = None
         if resume and overwrite:
@@ -55,15 +64,19 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock_folder()
         if not self.resume:
-            for old in (*checkpoints(self.path), self.metrics_path, self.picture_path):
+            for old in (*checkpoints(self.path), *(path for pattern in LEFT for path in self.path.glob(pattern))):
                 _remove(old)
-        for unfinished in self.path.glob(".step_*.tmp"):
-            if re.fullmatch(r"\.step_\d{8}\.\d+\.tmp", unfinished.name):
+        for unfinished in self.path.glob(".*"):
+            if re.fullmatch(UNFINISHED, unfinished.name):
                 _remove(unfinished)
-        kept = self.metrics_path.read_bytes()[:metrics_bytes] if self.metrics_path.exists() else b""
-        with open(self.metrics_path, "ab") as file:
-            file.truncate(kept.rfind(b"\n") + 1)       # whole lines only
+        self.cut_metrics(metrics_bytes)
         return self
+
+    def cut_metrics(self, length):
+        """Forget what was written after the file had so many bytes; whole lines only remain."""
+        kept = self.metrics_path.read_bytes()[:length] if self.metrics_path.exists() else b""
+        with open(self.metrics_path, "ab") as file:
+            file.truncate(kept.rfind(b"\n") + 1)
 
     def _lock_folder(self):
         """One run at a time: the lock goes with the process. A raw descriptor, for it stays open to the end."""
@@ -82,22 +95,62 @@ class RunFolder:
             self._lock = None
 
     def write_metrics(self, step, values):
-        """Append one line {"step": ..., ...}; the file is not kept open, so the line is out of our hands at once."""
-        with open(self.metrics_path, "ab") as file:
-            file.write(json.dumps({"step": step} | values).encode() + b"\n")
+        """Append one line {"step": ..., ...}; the file is not kept open, so the line is out of our hands at once.
+
+        InputError if it cannot be written; the file is what it was then.
+        """
+        try:
+            with open(self.metrics_path, "ab", buffering=0) as file:
+                length, line = file.tell(), json.dumps({"step": step} | values).encode() + b"\n"
+                if file.write(line) < len(line):
+                    file.truncate(length)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise InputError(f"{self.metrics_path}: cannot be written ({error.strerror or error}): make room and go on with "
+                             "--resume") from error
 
     def read_metrics(self):
         """All lines so far, as dictionaries."""
         return [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
 
-    def save(self, step, arrays, state, tokenizer):
-        """Write the checkpoint of this step, and remove older ones once it is complete -> its folder."""
+    def save(self, step, arrays, state, tokenizer, *, keep=2, best=None):
+        """Write the checkpoint of this step -> its folder.
+
+        Once it is complete, older ones are removed, except the newest `keep` and that of step `best`. So are those of later
+        steps: they are what an interrupted run did after the point from which it was resumed, or damaged. InputError as for
+        save_checkpoint.
+        """
         folder = self.path / CHECKPOINT.format(step)
+        if self.metrics_path.exists():
+            sync(self.metrics_path)
         save_checkpoint(folder, arrays, state | {"metrics_bytes": self.metrics_path.stat().st_size}, tokenizer)
-        for old in checkpoints(self.path):
-            if old != folder:
-                _remove(old)
+        point(self.path, "latest", folder)
+        found = checkpoints(self.path)
+        kept = {path for path in found if path.name <= folder.name}
+        kept = set(sorted(kept, key=lambda path: path.name)[-keep:])
+        best_folder = None if best is None else self.path / CHECKPOINT.format(best)
+        if best_folder in found:
+            point(self.path, "best", best_folder)
+            kept.add(best_folder)
+        self._discard(old for old in found if old not in kept)
         return folder
+
+    def go_back(self, folder, metrics_bytes):
+        """Forget what came after a checkpoint of this run."""
+        point(self.path, "latest", folder)
+        self._discard(later for later in checkpoints(self.path) if later.name > folder.name)
+        self.cut_metrics(metrics_bytes)
+
+    def _discard(self, folders):
+        """Remove checkpoints: out of sight first, for removing takes time, and half a checkpoint would look like a damaged one."""
+        for folder in folders:
+            hidden = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            try:
+                os.rename(folder, hidden)
+                shutil.rmtree(hidden)
+            except OSError as error:
+                raise InputError(f"{folder}: the old checkpoint cannot be removed ({error.strerror or error}): see to it and go "
+                                 "on with --resume") from error
 
 
 def _remove(path):

@@ -1,22 +1,27 @@
-"""The learning rate as a function of the step. All schedules begin with a linear warm-up."""
+"""What changes with the step by plan: the learning rate and the size of the batch. Formulas and sources: docs/training.md."""
 
 import math
 
 
-def constant(progress):
+def constant(progress, config):
     return 1.0
 
 
-def linear(progress):
+def linear(progress, config):
     return 1.0 - progress
 
 
-def cosine(progress):
+def cosine(progress, config):
     """Half a cosine (Loshchilov, Hutter 2017, eq. 5, without restarts)."""
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear}
+def warmup_stable_decay(progress, config):
+    """Constant, then linear over the last cooldown_fraction (Hu et al. 2024; Haegele et al. 2024)."""
+    return min(1.0, (1.0 - progress) / config.cooldown_fraction)
+
+
+SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear, "wsd": warmup_stable_decay}
 
 
 def learning_rate(config, step):
@@ -30,4 +35,11 @@ def learning_rate(config, step):
     end = config.max_iters if config.lr_decay_iters is None else config.lr_decay_iters
     low = config.learning_rate / 10 if config.min_lr is None else config.min_lr
     progress = min(1.0, (step - config.warmup_iters) / max(1, end - config.warmup_iters))
-    return low + (config.learning_rate - low) * SCHEDULES[config.schedule](progress)
+    return low + (config.learning_rate - low) * SCHEDULES[config.schedule](progress, config)
+
+
+def micro_batches(config, step):
+    """Micro-batches in step number `step`: from 1 up to gradient_accumulation_steps over batch_warmup_iters steps."""
+    if step >= config.batch_warmup_iters:
+        return config.gradient_accumulation_steps
+    return 1 + (config.gradient_accumulation_steps - 1) * step // config.batch_warmup_iters

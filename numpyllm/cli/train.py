@@ -1,0 +1,47 @@
+"""numpyllm train: train a GPT on a text, by flags, a configuration's file, or both."""
+
+import shlex
+
+from .. import tokenizer as tokenizers
+from ..config import format_toml
+from ..errors import InputError
+from ..models import GPTConfig
+from ..tokenizer import BytePairTokenizer, CharacterTokenizer
+from ..training import TrainConfig
+from .arguments import Parser
+from .start import OPTIONS, add_run_options, comments, settle, start
+
+
+def main(argv=None):
+    parser = Parser(prog="numpyllm train", description="Train a GPT on a text.", epilog="""examples:
+  numpyllm train --config tiny
+  numpyllm train --config shakespeare-char --data tinyshakespeare.txt --max_iters 500
+  numpyllm train --config my.toml --print_config > whole.toml
+  numpyllm train --resume --out_dir out/tiny""")
+    parser.add_config_file(leave_out=("resume", "overwrite", "print_config"))
+    parser.add_argument("--print_config", action="store_true", help="print the whole configuration as TOML, and do nothing")
+    add_run_options(parser, out_dir="out/run")
+    parser.add_argument("--tokenizer", default="bpe", metavar="KIND|FILE", help=OPTIONS["tokenizer"])
+    parser.add_config(GPTConfig, defaults={"vocab_size": 1024})
+    parser.add_config(TrainConfig)
+    args = parser.parse_args(argv)
+    if args.print_config:
+        print(format_toml(settle(args).table(), comments()), end="")
+        return 0
+
+    def make_tokenizer(train_text, text):
+        if args.tokenizer == "bpe":
+            print(f"training a tokenizer of {args.vocab_size} tokens")
+            return BytePairTokenizer.train(train_text, args.vocab_size)
+        made = CharacterTokenizer.train(text) if args.tokenizer == "character" else tokenizers.load(args.tokenizer)
+        if "vocab_size" in args.given and args.vocab_size != made.n_vocab:
+            raise InputError(f"vocab_size must be that of the tokenizer, {made.n_vocab}, got {args.vocab_size}: leave it out")
+        return made
+
+    trainer = start(args, make_tokenizer).trainer
+    folder = shlex.quote(args.out_dir)
+    if not trainer.run():
+        print(f"continue with: numpyllm train --resume --out_dir {folder}")
+        return 128 + trainer.stopped_by
+    print(f"numpyllm report {folder} draws the run, numpyllm generate --model {folder} continues a text")
+    return 0

@@ -1,0 +1,39 @@
+"""Ctrl-C and `kill` while training: the first finishes the step, the second ends the process."""
+
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption:
+    """number is that of the signal that came, or None."""
+
+    number = None
+
+
+@contextmanager
+def finish_step_on_interrupt():
+    """-> Interruption. Does nothing outside the main thread, where Python delivers no signals."""
+    seen = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+
+    def handler(number, frame):
+        if seen.number is not None:
+            if hasattr(sys, "ps1"):         # somebody at a prompt or in a notebook wants to keep the session
+                raise KeyboardInterrupt
+            os._exit(128 + number)          # no waiting for threads; a half-written checkpoint is none
+        seen.number = number
+        print("\nfinishing this step and saving (again: stop at once, without)", flush=True)
+
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield seen
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)

@@ -127,7 +127,7 @@ def _cuts(file, size, separator, span):
     overlapping = any(separator.startswith(separator[k:]) for k in range(1, len(separator)))
     cut = 0
     while (target := cut + span) < size:
-        file.seek(cut if overlapping else target - len(separator))
+        file.seek(cut if overlapping else max(cut, target - len(separator)))
         cut = next((end for end in _ends(file, separator) if end >= target), size)
         if cut < size:
             yield cut

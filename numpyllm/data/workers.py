@@ -7,6 +7,8 @@ half-written are removed.
 
 import multiprocessing
 import signal
+import threading
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 
 from ..errors import InputError
@@ -26,15 +28,25 @@ class Workers:
 
     def __enter__(self):
         if self.n > 1:
-            context = multiprocessing.get_context("spawn")      # not "fork": BLAS and Numba may have threads by now
-            for _ in range(self.n):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, self.make, self.arguments), daemon=True)
-                process.start()
-                theirs.close()
-                self.processes.append(process)
-                self.pipes.append(ours)
+            try:
+                self._start()
+            except BaseException:
+                self.__exit__()
+                raise
         return self
+
+    def _start(self):
+        context = multiprocessing.get_context("spawn")          # not "fork": BLAS and Numba may have threads by now
+        for _ in range(self.n):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, self.make), daemon=True)
+            with _ignoring_interrupts():
+                process.start()
+            theirs.close()
+            self.processes.append(process)
+            self.pipes.append(ours)
+        for pipe in self.pipes:                                 # not with the start, which would wait until they are read
+            _send(pipe, self.arguments)
 
     def __exit__(self, *error):
         for pipe in self.pipes:
@@ -55,9 +67,8 @@ class Workers:
             for pipe in wait(busy):
                 try:
                     message = pipe.recv()
-                except (EOFError, ConnectionResetError):
-                    raise InputError("a worker process died (was it killed for want of memory?): what is done stays; go on with "
-                                     "--resume and fewer --workers") from None
+                except (EOFError, ConnectionError):
+                    raise _died() from None
                 if isinstance(message, InputError):
                     raise message
                 if message is not None:
@@ -69,16 +80,41 @@ class Workers:
 def _give(pipe, tasks):
     """Send the next task -> whether there was one."""
     for task in tasks:
-        pipe.send(task)
+        _send(pipe, task)
         return True
     return False
 
 
-def _serve(pipe, make, arguments):
-    """The life of a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C goes to all; the first process closes the pipe then
+def _send(pipe, what):
     try:
-        work = make(*arguments)
+        pipe.send(what)
+    except ConnectionError:
+        raise _died() from None
+
+
+def _died():
+    return InputError("a worker process died (was it killed for want of memory?): what is done stays; go on with --resume and "
+                      "fewer --workers")
+
+
+@contextmanager
+def _ignoring_interrupts():
+    """Processes that are started meanwhile ignore Ctrl-C from their first moment: it is for this one, which closes the pipes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _serve(pipe, make):
+    """The life of a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        work = make(*pipe.recv())
         while True:
             for number in work(pipe.recv()):
                 pipe.send(number)

@@ -233,10 +233,12 @@ def test_a_failure_at_any_call_is_an_error_and_the_old_checkpoint_intact(tmp_pat
                 assert faults.calls == at - 1       # it makes no more calls of this kind
                 break
         now = newest_checkpoint(run)                # whole, and no warning
+        if (made_now := run / f"step_{made.step:08d}").exists():
+            load_checkpoint(made_now)               # it is whole, even where `latest` does not name it yet
         if now == old:
             left = {path: data for path, data in files(run).items() if path in before or not path.parts[0].startswith(".")}
-            assert {path: data for path, data in left.items() if path.parts[0] != f"step_{made.step:08d}"} == before
-            assert lasting or files(run).keys() - before.keys() <= {Path(f"step_{made.step:08d}") / name.name for name in old.iterdir()}
+            assert {path: data for path, data in left.items() if path.parts[0] != made_now.name} == before
+            assert lasting or files(run).keys() - before.keys() <= {Path(made_now.name) / name.name for name in old.iterdir()}
         else:
             completed += 1
             assert load_checkpoint(now)[1]["step"] == made.step

@@ -40,7 +40,8 @@ def whole(tmp_path_factory):
 def same_end(run, other):
     """Whether two runs ended with the same bits: arrays, progress, evaluations."""
     (a, state, _), (b, other_state, _) = (load_checkpoint(newest_checkpoint(folder)) for folder in (run, other))
-    lines = [[line for line in (folder / "metrics.jsonl").read_text().splitlines() if "val/loss" in line] for folder in (run, other)]
+    lines = [[line for line in (folder / "metrics.jsonl").read_text().splitlines() if "val/loss" in line]
+             for folder in (run, other)]
     return (a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
             and (state["step"], state["progress"]) == (other_state["step"], other_state["progress"]) and lines[0] == lines[1])
 
@@ -233,10 +234,12 @@ def test_a_failure_at_any_call_is_an_error_and_the_old_checkpoint_intact(tmp_pat
                 assert faults.calls == at - 1       # it makes no more calls of this kind
                 break
         now = newest_checkpoint(run)                # whole, and no warning
+        if (made_now := run / f"step_{made.step:08d}").exists():
+            load_checkpoint(made_now)               # it is whole, even where `latest` does not name it yet
         if now == old:
             left = {path: data for path, data in files(run).items() if path in before or not path.parts[0].startswith(".")}
-            assert {path: data for path, data in left.items() if path.parts[0] != f"step_{made.step:08d}"} == before
-            assert lasting or files(run).keys() - before.keys() <= {Path(f"step_{made.step:08d}") / name.name for name in old.iterdir()}
+            assert {path: data for path, data in left.items() if path.parts[0] != made_now.name} == before
+            assert lasting or files(run).keys() - before.keys() <= {Path(made_now.name) / name.name for name in old.iterdir()}
         else:
             completed += 1
             assert load_checkpoint(now)[1]["step"] == made.step
@@ -254,7 +257,7 @@ def test_a_full_disk_and_a_read_only_folder_are_errors_and_the_old_checkpoint_in
     for limit in (0, 100, 5000):                    # bytes that a file may have
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, soft[1]))
         try:
-            with pytest.raises(InputError, match="the checkpoint cannot be written .File too large.; those before it are as they"):
+            with pytest.raises(InputError, match="the checkpoint cannot be written .File too large.; those before it are"):
                 made.save()
             if limit < 5000:
                 with pytest.raises(InputError, match="metrics.jsonl: cannot be written .(File too large|No space left)"):
@@ -263,7 +266,14 @@ def test_a_full_disk_and_a_read_only_folder_are_errors_and_the_old_checkpoint_in
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, soft)
         assert files(run) == before
-    if os.geteuid() != 0:                           # root may write anywhere
+    with pytest.MonkeyPatch.context() as patch:     # root may write anywhere, so the permissions alone would not do
+        def read_only(*args, **settings):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        patch.setattr(os, "mkdir", read_only)
+        with pytest.raises(InputError, match="cannot be written .Read-only file system"):
+            made.save()
+    assert files(run) == before
+    if os.geteuid() != 0:
         run.chmod(0o500)
         with pytest.raises(InputError, match="cannot be written .Permission denied"):
             made.save()

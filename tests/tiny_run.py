@@ -44,7 +44,8 @@ def make(folder=None, *, spikes=SPIKES, sleep_at=None, log=lambda line: None, ob
     source = Poisoned(TOKENS, batch_size=4, block_size=8, seed=1, spikes=spikes, sleep_at=sleep_at)
     resume = folder is not None and bool(checkpoints(folder))
     run = None if folder is None else RunFolder(folder, resume=resume, overwrite=not resume)
-    made = Trainer(GPT(MODEL, seed=1), config, source, np.roll(TOKENS, 500), TOKENIZER, run_folder=run, observers=observers, log=log)
+    made = Trainer(GPT(MODEL, seed=1), config, source, np.roll(TOKENS, 500), TOKENIZER, run_folder=run,
+                   observers=observers, log=log)
     if run is not None:
         run.open(made.resume(newest_checkpoint(folder))["metrics_bytes"] if resume else 0)
     return made

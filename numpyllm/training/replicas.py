@@ -113,7 +113,8 @@ class Replicas:
         """One update from several micro-batches -> mean loss, gradient norm before clipping, whether it was made.
 
         micro_batches is a list of (ids, targets); draws(micro, first_row) makes the Draws for a micro-batch from some row on.
-        Nothing is updated if loss or norm is not finite, or allow(loss, norm), asked by each replica, says no. Raises ValueError for a micro-batch that has no row for each replica.
+        Nothing is updated if loss or norm is not finite, or allow(loss, norm), asked by each replica, says no. Raises
+        ValueError for a micro-batch that has no row for each replica.
         """
         if any(len(ids) < len(self) for ids, _ in micro_batches):
             raise ValueError(f"each of {len(self)} replicas needs a row of every micro-batch: use fewer replicas")

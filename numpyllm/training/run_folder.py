@@ -138,7 +138,7 @@ class RunFolder:
         self.cut_metrics(metrics_bytes)
 
     def _discard(self, folders):
-        """Remove checkpoints: out of sight first, for removing takes time, and half a checkpoint would look like a damaged one."""
+        """Remove checkpoints: out of sight first, for removing takes time, and half a checkpoint would look damaged."""
         for folder in folders:
             hidden = folder.with_name(f".{folder.name}.{os.getpid()}.old")
             with _errors_that_name(folder, "the old checkpoint cannot be removed"):

@@ -142,8 +142,9 @@ class Trainer:
         arrays = {"params": self.model.parameters.data} | self.optimizer.state
         progress = {"updates": self.optimizer.steps, "position": self.position, "skipped": self.skipped,
                     "rollbacks": self.rollbacks, "lr_factor": self.lr_factor, "best": self.best, "monitor": self.monitor.state()}
-        state = {"step": self.step, "model": asdict(self.model.config), "train": asdict(self.config) | {"threads": len(self.replicas)},
-                 "layout": self.model.parameters.layout, "facts": self.facts, "progress": progress,
+        state = {"step": self.step, "model": asdict(self.model.config),
+                 "train": asdict(self.config) | {"threads": len(self.replicas)}, "layout": self.model.parameters.layout,
+                 "facts": self.facts, "progress": progress,
                  "versions": {"numpyllm": __version__, "numpy": np.__version__, "python": platform.python_version()}}
         self.run_folder.save(self.step, arrays, state, self.tokenizer, keep=self.config.keep_checkpoints,
                              every=self.config.eval_interval, best=self.best[1] if self.best and self.config.keep_best else None)
@@ -188,7 +189,8 @@ class Trainer:
             raise _diverged(f"{what}, and no run folder with a checkpoint to go back to")
         if rollbacks > self.config.spike_rollbacks:
             raise _diverged(f"{what}, after going back {self.rollbacks} times")
-        folder = newest_checkpoint(self.run_folder.path, suits=lambda step: step < first and step % self.config.eval_interval == 0)
+        folder = newest_checkpoint(self.run_folder.path,
+                                   suits=lambda step: step < first and step % self.config.eval_interval == 0)
         state = self.resume(folder)
         self.run_folder.go_back(folder, state["metrics_bytes"])
         self._skip(self.position, position - 1)

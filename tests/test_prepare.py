@@ -553,7 +553,7 @@ class TestTraining:
         assert one.read_bytes() == other.read_bytes()
         prepare([str(out.parent / "texts")], TOKENIZER, out, val_fraction=0.4, overwrite=True)
         code, _, err = train("--resume", "--out_dir", tmp_path / "again", "--max_iters", 9)
-        assert code == 2 and "is not what the run was trained on" in err and err.count("\n") == 1
+        assert code == 2 and "is not the text that the run was trained on" in err and err.count("\n") == 1
 
     def test_nanogpts_files(self, train, vocabulary, tmp_path):
         for name in ("train", "val"):

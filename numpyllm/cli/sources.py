@@ -72,4 +72,5 @@ def _tokens(path, model_config, config, tokenizer, expected):
 
 def _check_unchanged(path, sha256, expected):
     if expected is not None and sha256 != expected:
-        raise InputError(f"{path} is not what the run was trained on: resume with that, or train into another --out_dir")
+        raise InputError(f"{path} is not the text that the run was trained on: resume with that text, or train into another "
+                         "--out_dir")

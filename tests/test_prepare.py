@@ -469,19 +469,19 @@ class TestCommand:
             assert code == 0 and f"examples:\n  numpyllm data {name}" in out
 
 
-def killed_and_finished(tmp_path, vocabulary, texts, out, number, delay, workers):
-    """Start a preparation, send its group a signal some seconds after its first shard, go on, and so forth until it is done."""
+def killed_and_finished(tmp_path, vocabulary, texts, out, number, delay, workers, times=100):
+    """Start a preparation, send its group a signal after its first shard, go on, and so on until it is done."""
     argv = [sys.executable, "-m", "numpyllm", "data", "prepare", str(texts), "--tokenizer", str(vocabulary), "--out", str(out),
             "--shard_mb", "0.02", "--val_fraction", "0.1", "--workers", str(workers)]
     codes = []
-    for attempt in range(100):
+    for _ in range(100):
         before = len(list(out.glob("train*.json")))
         process = subprocess.Popen([*argv, *(["--resume"] if (out / "plan.json").exists() else ["--overwrite"])], stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, start_new_session=True)
-        while process.poll() is None and len(list(out.glob("train*.json"))) < before + 1:
+        while len(codes) < times and process.poll() is None and len(list(out.glob("train*.json"))) < before + 1:
             time.sleep(0.01)
         time.sleep(delay())
-        if process.poll() is None:
+        if len(codes) < times and process.poll() is None:
             os.killpg(process.pid, number) if number == signal.SIGINT else process.kill()
         err = process.communicate()[1].decode()
         codes.append(process.returncode)
@@ -507,9 +507,9 @@ def many_texts(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as on Unix")
 def test_ctrl_c_and_on(tmp_path, vocabulary, many_texts):
-    codes = killed_and_finished(tmp_path, vocabulary, many_texts, tmp_path / "out", signal.SIGINT, lambda: 0, 2)
+    codes = killed_and_finished(tmp_path, vocabulary, many_texts, tmp_path / "out", signal.SIGINT, lambda: 0, 2, times=2)
     prepare([str(many_texts)], load(vocabulary), tmp_path / "whole", shard_bytes=20_000, val_fraction=0.1)
-    assert files(tmp_path / "out") == files(tmp_path / "whole") and codes[0] == 130
+    assert files(tmp_path / "out") == files(tmp_path / "whole") and codes == [130, 130, 0]
 
 
 @pytest.mark.thorough
@@ -519,8 +519,69 @@ def test_ctrl_c_and_on(tmp_path, vocabulary, many_texts):
 def test_killed_again_and_again(tmp_path, vocabulary, many_texts, number, workers):
     rng = np.random.default_rng(workers)
     prepare([str(many_texts)], load(vocabulary), tmp_path / "whole", shard_bytes=20_000, val_fraction=0.1)
-    for attempt in range(3):
+    for _ in range(3):
         killed_and_finished(tmp_path, vocabulary, many_texts, tmp_path / "out", number, lambda: rng.uniform(0, 0.1), workers)
         assert files(tmp_path / "out") == files(tmp_path / "whole")
         for path in (tmp_path / "out").iterdir():
             path.unlink()
+
+
+class TestTraining:
+    SIZES = ("--n_layer", "1", "--n_head", "2", "--n_embd", "8", "--block_size", "16", "--batch_size", "3", "--eval_iters", "2",
+             "--eval_interval", "4", "--gradient_accumulation_steps", "2", "--threads", "1", "--backend", "numpy")
+
+    @pytest.fixture
+    def train(self, capfd):
+        def train(*argv):
+            code = main(["train", *map(str, argv)])
+            return code, *capfd.readouterr()
+        return train
+
+    @pytest.fixture
+    def out(self, corpus, tmp_path):
+        prepare([str(corpus[0])], TOKENIZER, tmp_path / "tokens", val_fraction=0.3, shard_bytes=500)
+        return tmp_path / "tokens"
+
+    def test_a_run_on_prepared_tokens(self, train, out, tmp_path):
+        code, printed, _ = train("--data", out, "--out_dir", tmp_path / "run", "--max_iters", 8, *self.SIZES)
+        assert code == 0 and f"{len(open_data(out).train):,} tokens to train on" in printed and "vocabulary 259" in printed
+        code, *_ = train("--data", out, "--out_dir", tmp_path / "again", "--max_iters", 4, "--lr_decay_iters", 8, *self.SIZES)
+        assert code == 0
+        code, printed, _ = train("--resume", "--out_dir", tmp_path / "again", "--max_iters", 8)
+        assert code == 0 and "resuming after step 4" in printed
+        one, other = (tmp_path / name / "step_00000008" / "params.npy" for name in ("run", "again"))
+        assert one.read_bytes() == other.read_bytes()
+        prepare([str(out.parent / "texts")], TOKENIZER, out, val_fraction=0.4, overwrite=True)
+        code, _, err = train("--resume", "--out_dir", tmp_path / "again", "--max_iters", 9)
+        assert code == 2 and "is not the text that the run was trained on" in err and err.count("\n") == 1
+
+    def test_nanogpts_files(self, train, vocabulary, tmp_path):
+        for name in ("train", "val"):
+            raw(tmp_path / f"{name}.bin", np.arange(500) % 257)
+        argv = ("--data", tmp_path, "--out_dir", tmp_path / "run", "--max_iters", 1, *self.SIZES)
+        code, _, err = train(*argv)
+        assert code == 0 and err == ""
+
+    @pytest.mark.parametrize(("spoil", "message"), [
+        (lambda out: (out / "train_00001.bin").write_bytes((out / "train_00001.bin").read_bytes()[:-2]), "truncated"),
+        (lambda out: OTHER.save(out / "tokenizer.json"), "must be of the model's tokenizer, of SHA-256"),
+        (lambda out: (out / "train_00000.bin").write_bytes(b"\xff" * (out / "train_00000.bin").stat().st_size),
+         "ids must be below the vocabulary's 259, got 65535"),
+        (lambda out: (out / "data.json").rename(out / "plan.json"), "is not finished: go on with"),
+    ])
+    def test_refused_with_one_line(self, train, out, tmp_path, spoil, message):
+        spoil(out)
+        code, _, err = train("--data", out, "--out_dir", tmp_path / "run", "--max_iters", 50, *self.SIZES)
+        assert code == 2 and message in err and err.startswith("numpyllm: error: ") and err.count("\n") == 1
+
+    def test_another_tokenizer_by_name(self, train, out, vocabulary, tmp_path):
+        OTHER.save(tmp_path / "other.json")
+        argv = ("--data", out, "--out_dir", tmp_path / "run", "--max_iters", 1, *self.SIZES)
+        code, _, err = train(*argv, "--tokenizer", tmp_path / "other.json")
+        assert code == 2 and "must be of the model's tokenizer" in err and not (tmp_path / "run").exists()
+        assert train(*argv, "--tokenizer", vocabulary)[0] == 0
+
+    def test_nothing_to_validate_on(self, train, corpus, vocabulary, tmp_path):
+        raw(tmp_path / "only.bin", np.arange(500) % 257)
+        code, _, err = train("--data", tmp_path / "only.bin", "--tokenizer", vocabulary, "--out_dir", tmp_path / "run", *self.SIZES)
+        assert code == 2 and "only.bin must have tokens to validate on, it has none" in err

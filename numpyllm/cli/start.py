@@ -1,6 +1,5 @@
 """From a command line to a Trainer that is ready to run: a new one, or one that goes on where a run stopped."""
 
-import hashlib
 import os
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from .. import tokenizer as tokenizers
 from ..backend import BACKENDS, load_backend
 from ..config import write_toml
-from ..data import load_text, split_by_position
+from ..data import is_token_data
 from ..errors import InputError
 from ..files import write_json
 from ..inference import generate_text
@@ -23,10 +22,11 @@ from ..training.environment import environment
 from ..training.samples import SampleLog
 from ..training.tensorboard import TensorBoard
 from .arguments import at_least, config_from
+from .sources import open_source
 
 SIZES = ("n_layer", "n_head", "n_embd", "block_size", "bias", "tied")
 OPTIONS = {
-    "data": "text file, or folder of them (default: the embedded corpus)",
+    "data": "text file, folder of them, or tokens: see numpyllm data (default: the embedded corpus)",
     "tokenizer": "bpe or character, trained on the text; or a vocabulary's file",
     "out_dir": "folder of the run",
     "backend": "Numba's kernels, or plain NumPy",
@@ -98,10 +98,10 @@ def settle(args):
     return Settled(run, checkpoint, state, model, train, options)
 
 
-def start(args, make_tokenizer, *, log=print):
+def start(args, make_tokenizer, *, prepared=False, log=print):
     """-> Start. Nothing is written before all input has been found good.
 
-    make_tokenizer(train_text, text) is called for a new run. A resumed one has its tokenizer, sizes, backend and text on
+    make_tokenizer(train_text, text) is called for a new run on a text; prepared says whether tokens may be given instead. A resumed one has its tokenizer, sizes, backend and text on
     record, and flags that contradict its sizes or its text are an InputError.
     """
     run, checkpoint, state, model_config, train_config, options = settled = settle(args)
@@ -110,27 +110,20 @@ def start(args, make_tokenizer, *, log=print):
     board = TensorBoard(run.path, histogram_interval=options["histogram_interval"]) if options["tensorboard"] else None
 
     log(f"reading {source or 'the embedded corpus'}")
-    text = load_text(source)
-    sha256 = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-    if checkpoint and sha256 != state["facts"]["sha256"]:
-        raise InputError(f"{source or 'the embedded corpus'} is not the text that {run.path} was trained on: resume with "
-                         "that text, or train into another --out_dir")
-    train_text, val_text = split_by_position(text)
-    n_bytes = len(val_text.encode("utf-8", "replace"))
-    if n_bytes <= model_config.block_size:      # no tokenizer makes more tokens than bytes
-        raise InputError(f"the validation text, a tenth of the whole, must be longer than one context, got {n_bytes} bytes for "
-                         f"block_size={model_config.block_size}: give more text or a smaller block_size")
-    tokenizer = tokenizers.load(checkpoint / "tokenizer.json") if checkpoint else make_tokenizer(train_text, text)
+    if isinstance(source, str) and not prepared and is_token_data(source):
+        raise InputError(f"{source} holds tokens, and a text is needed here: numpyllm train learns from tokens")
+    opened = open_source(source, model_config, train_config, make_tokenizer=make_tokenizer,
+                         tokenizer=tokenizers.load(checkpoint / "tokenizer.json") if checkpoint else options.get("tokenizer"),
+                         sha256=state["facts"]["sha256"] if checkpoint else None)
+    tokenizer = opened.tokenizer
     if not checkpoint:
         model_config = config_from(GPTConfig, args, vocab_size=tokenizer.n_vocab)
-    train_tokens, val_tokens = (tokenizer.encode_to_numpy(part, disallowed_special=()) for part in (train_text, val_text))
     model = GPT(model_config, seed=train_config.seed, ops=load_backend(options["backend"]), recompute=train_config.recompute)
-    log(f"{len(text):,} characters, {len(train_tokens):,} tokens to train on, {len(val_tokens):,} to validate, "
-        f"vocabulary {tokenizer.n_vocab:,}; {model.n_params():,} parameters")
+    log(f"{opened.summary}, vocabulary {tokenizer.n_vocab:,}; {model.n_params():,} parameters")
 
-    prompt = text[:1] if options["sample_prompt"] is None else options["sample_prompt"]
-    facts = {"data": source and str(Path(source).resolve()), "sha256": sha256, "backend": options["backend"]}
-    trainer = Trainer(model, train_config, train_tokens, val_tokens, tokenizer, run_folder=run, log=log,
+    prompt = opened.first if options["sample_prompt"] is None else options["sample_prompt"]
+    facts = {"data": source and str(Path(source).resolve()), "sha256": opened.sha256, "backend": options["backend"]}
+    trainer = Trainer(model, train_config, opened.train, opened.validation, tokenizer, run_folder=run, log=log,
                       sample=lambda model: prompt + generate_text(model, tokenizer, prompt, 64, temperature=0.8, top_k=40,
                                                                   seed=train_config.seed),
                       facts=facts | {name: options[name] for name in KEPT},
@@ -141,7 +134,7 @@ def start(args, make_tokenizer, *, log=print):
     run.open(state["metrics_bytes"])
     write_toml(run.config_path, settled._replace(model=model_config).table(), comments())
     write_json(run.environment_path, environment())
-    return Start(trainer, val_text, train_tokens, val_tokens)
+    return Start(trainer, opened.val_text, opened.train, opened.validation)
 
 
 def _recorded_facts(checkpoint, stored):

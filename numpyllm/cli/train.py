@@ -38,7 +38,7 @@ def main(argv=None):
             raise InputError(f"vocab_size must be that of the tokenizer, {made.n_vocab}, got {args.vocab_size}: leave it out")
         return made
 
-    trainer = start(args, make_tokenizer).trainer
+    trainer = start(args, make_tokenizer, prepared=True).trainer
     folder = shlex.quote(args.out_dir)
     if not trainer.run():
         print(f"continue with: numpyllm train --resume --out_dir {folder}")

@@ -3,9 +3,9 @@
 from .batches import Batches, EpochBatches, consecutive
 from .corpus import docstrings_text, embedded_text, load_text, source_text, split_by_position, topics_text
 from .documents import Reading
-from .folder import TokenData, open_data
+from .folder import TokenData, is_token_data, open_data
 from .prepare import prepare
 from .token_row import TokenRow
 
 __all__ = ["Batches", "EpochBatches", "Reading", "TokenData", "TokenRow", "consecutive", "docstrings_text", "embedded_text",
-           "load_text", "open_data", "prepare", "source_text", "split_by_position", "topics_text"]
+           "is_token_data", "load_text", "open_data", "prepare", "source_text", "split_by_position", "topics_text"]

@@ -68,7 +68,7 @@ def pieces(source, reading, span):
 
 
 def documents(piece, reading):
-    """The documents of a piece, in order: pairs of a name, for errors, and a file of UTF-8, open for reading from where it stands.
+    """The documents of a piece, in order: pairs of a name, for errors, and a file of UTF-8, to be read from where it stands.
 
     InputError, naming the file and the place, for what cannot be read.
     """
@@ -168,10 +168,11 @@ def _split(file, stop, separator):
 
 def _text_of(line, name, reading):
     """The document in one line of JSON."""
+    text = decoded(line, name, reading.errors)
     try:
-        data = json.loads(decoded(line, name, reading.errors))
+        data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise (error if isinstance(error, InputError) else InputError(f"{name} must be a JSON object in one line: {error}")) from None
+        raise InputError(f"{name} must be a JSON object in one line: {error}") from None
     if not isinstance(data, dict) or not isinstance(data.get(reading.field), str):
         there = ", ".join(sorted(data)) if isinstance(data, dict) else type(data).__name__
         raise InputError(f"{name} must be a JSON object with a string {reading.field!r}, it has {there}: name the --field")

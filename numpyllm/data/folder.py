@@ -11,6 +11,8 @@
 Neither of the last two says which tokenizer its ids are from, and of nanoGPT's nobody can tell whether it is complete.
 """
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,18 @@ class TokenData:
         """The splits that are there: {"train": TokenRow, "val": TokenRow}."""
         return {name: row for name in SPLITS if (row := getattr(self, name)) is not None}
 
+    @property
+    def sha256(self):
+        """What tells these tokens from others: of the checksums in data.json, else of the length and the ends of each file."""
+        if "train" in self.header:
+            return hashlib.sha256(json.dumps([self.header[name] for name in SPLITS], sort_keys=True).encode()).hexdigest()
+        hasher = hashlib.sha256()
+        for name, row in self.rows.items():
+            for array in row.arrays:
+                hasher.update(f"{name} {len(array)} {array.dtype}".encode())
+                hasher.update(array[:1024].tobytes() + array[-1024:].tobytes())
+        return hasher.hexdigest()
+
     def load_tokenizer(self):
         """The tokenizer that is kept with the tokens. InputError where none is, or where it is another."""
         if not (Path(self.path) / TOKENIZER).is_file():
@@ -66,6 +80,14 @@ class TokenData:
             if recorded is None:
                 check_ids(row, tokenizer.n_vocab)
             row.n_vocab = tokenizer.n_vocab
+
+
+def is_token_data(path):
+    """Whether a path is one for `open_data`, good or not, rather than a text or a folder of texts."""
+    path = Path(path)
+    if path.is_dir():
+        return (path / DATA).exists() or (path / PLAN).exists() or any(path.glob("*train*.bin"))
+    return path.suffix == ".bin"
 
 
 def open_data(path, *, verify=False):

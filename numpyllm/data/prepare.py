@@ -176,9 +176,11 @@ def _begin(out, plan, tokenizer, resume, overwrite):
             if path.name.endswith(".tmp") and OURS.fullmatch(path.name):
                 path.unlink()
         return finished
-    there = sorted(path for path in out.iterdir())
+    there = sorted(out.iterdir())
     if there and not overwrite:
-        ways = "--resume to go on with it, --overwrite to replace it" if (out / PLAN).exists() else "--overwrite to replace what was prepared there"
+        ways = "--overwrite to replace what was prepared there"
+        if (out / PLAN).exists():
+            ways = "--resume to go on with it, --overwrite to replace it"
         raise InputError(f"{out} is not empty: give {ways}, or another --out")
     ours = [path for path in there if OURS.fullmatch(path.name)]
     for path in sorted(ours, key=lambda path: path.name not in (DATA, PLAN)):       # these two first: no shard counts without

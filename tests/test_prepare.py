@@ -530,6 +530,24 @@ def test_killed_again_and_again(tmp_path, vocabulary, many_texts, number, worker
             path.unlink()
 
 
+@pytest.mark.thorough
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
+def test_memory_does_not_grow_with_the_text(tmp_path, vocabulary):
+    """Lines of JSON, and a file that is one document."""
+    text = "".join(path.read_text("utf-8", "replace") for path in library_files()[:300])[:2_000_000]
+    script = ("import sys\nfrom pathlib import Path\nfrom numpyllm.cli.main import main\n"
+              "assert main(sys.argv[1:]) == 0\nprint(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])\n")
+    lines, one, peaks = tmp_path / "lines.jsonl", tmp_path / "one.txt", []
+    for times in (5, 60):
+        with open(lines, "w") as file:
+            file.writelines(json.dumps({"text": f"{i} {text[i % 1000::times]}"}) + "\n" for i in range(times**2))
+        one.write_text(text * times)
+        done = subprocess.run([sys.executable, "-c", script, "data", "prepare", lines, one, "--tokenizer", vocabulary, "--workers", "1",
+                               "--out", tmp_path / "out", "--overwrite", "--val_fraction", "0"], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]) / 1024)       # MiB
+    assert lines.stat().st_size + one.stat().st_size > 200e6 and peaks[1] < peaks[0] + 40, peaks
+
+
 class TestTraining:
     SIZES = ("--n_layer", "1", "--n_head", "2", "--n_embd", "8", "--block_size", "16", "--batch_size", "3", "--eval_iters", "2",
              "--eval_interval", "4", "--gradient_accumulation_steps", "2", "--threads", "1", "--backend", "numpy")

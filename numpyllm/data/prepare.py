@@ -21,9 +21,10 @@ from ..errors import InputError
 from ..files import read_json, write_json
 from ..shards import ShardWriter, open_shard
 from ..tokenizer.base import END_OF_TEXT
+from ..tokenizer.bpe import TWIN_FROM
 from ..tokenizer.encode_file import encode_blocks
 from .documents import BLOCK, Reading, decoded, documents, pieces
-from .workers import Workers
+from .workers import Workers, call_in_process
 
 try:
     import fcntl
@@ -197,11 +198,19 @@ def _encode(parts, out, plan, tokenizer, reading, workers, progress):
     todo = [index for index in range(len(parts)) if not _is_done(out, index)]
     total = sum(sizes)
     done = total - sum(sizes[index] for index in todo)
-    with Workers(min(workers, len(todo)), _part_writer, (out, tokenizer, reading, header)) as pool:
+    workers = min(workers, len(todo))
+    if workers > 1 and hasattr(tokenizer, "load_twin") and total - done >= TWIN_FROM:
+        # Compiling takes 80 MB that a process does not give back: once, and not in each worker.
+        call_in_process(_load_twin, tokenizer)
+    with Workers(workers, _part_writer, (out, tokenizer, reading, header)) as pool:
         for n_bytes in pool.run((index, parts[index]) for index in todo):
             done += n_bytes
             if progress is not None:
                 progress(min(done, total), total)
+
+
+def _load_twin(tokenizer):
+    tokenizer.load_twin()
 
 
 def _part_writer(out, tokenizer, reading, header):

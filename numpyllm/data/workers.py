@@ -77,6 +77,14 @@ class Workers:
                     busy.remove(pipe)
 
 
+def call_in_process(function, *arguments):
+    """Call a function of a module in a process of its own, for what it leaves behind on the disk, not in memory."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments, daemon=True)
+    with _ignoring_interrupts():
+        process.start()
+    process.join()
+
+
 def _give(pipe, tasks):
     """Send the next task -> whether there was one."""
     for task in tasks:

@@ -1,6 +1,5 @@
 """Texts to folders of shards: what is a document, where it goes, the same bytes whatever happens; and what is refused."""
 
-import io
 import json
 import os
 import signal
@@ -16,14 +15,13 @@ from hypothesis import strategies as st
 from tokenizer_strings import with_bytes
 
 import numpyllm.data.documents as documents_module
-import numpyllm.data.prepare  # noqa: F401    the module: the package's attribute of this name is the function
 from numpyllm.cli import data as command
 from numpyllm.cli.main import main
-from numpyllm.data import Reading, TokenRow, open_data, prepare
+from numpyllm.data import Reading, open_data, prepare
 from numpyllm.data.corpus import library_files, module_docstrings, reference_topics
 from numpyllm.data.documents import Piece, documents, pieces
 from numpyllm.errors import InputError
-from numpyllm.shards import ShardWriter, header_path, open_shard
+from numpyllm.shards import ShardWriter, header_path
 from numpyllm.tokenizer import BytePairTokenizer, CharacterTokenizer, load
 
 prepare_module = sys.modules["numpyllm.data.prepare"]

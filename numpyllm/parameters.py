@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class Parameters:
     """All parameters of a model and their gradients.
 
     data (flat, dtype), grad (flat, the trainable part), parameters[name] and parameters.gradient(name) are views.
-    Every view begins on a 64-byte boundary of the float32 layout; the gaps hold zeros.
+    seed None leaves all parameters at zero, for who fills them in. Every view begins on a 64-byte boundary of the float32 layout; the gaps hold zeros.
     """
 
     def __init__(self, specs, *, seed=0, dtype=np.float32, data=None, grad=None):
@@ -62,14 +63,23 @@ class Parameters:
         self.n_decayed = ends[0]
         self.n_trainable = max(ends[:2])
         self.data = aligned_zeros(offset, self.dtype) if data is None else data
-        self.grad = aligned_zeros(self.n_trainable, self.dtype) if grad is None else grad
+        self._grad = grad
         self._views = {name: _view(self.data, *place) for name, place in self.layout.items()}
-        self._gradients = {name: _view(self.grad, *place) for name, place in self.layout.items()
-                           if self.specs[name].trainable}
-        self._unwritten = set(self._gradients)
-        if data is None:
+        self.clear_gradients()
+        if data is None and seed is not None:
             for name, spec in self.specs.items():
                 self._views[name][...] = spec.init(generator(seed, f"init/{name}"), spec.shape)
+
+    @property
+    def grad(self):
+        """Made when it is first asked for: who only runs a model needs none."""
+        if self._grad is None:
+            self._grad = aligned_zeros(self.n_trainable, self.dtype)
+        return self._grad
+
+    @cached_property
+    def _gradients(self):
+        return {name: _view(self.grad, *place) for name, place in self.layout.items() if self.specs[name].trainable}
 
     def __getitem__(self, name):
         return self._views[name]
@@ -83,7 +93,7 @@ class Parameters:
 
     def clear_gradients(self):
         """Forget all gradients. Nothing is set to zero: the first to write one overwrites it, later ones add."""
-        self._unwritten = set(self._gradients)
+        self._unwritten = {name for name, spec in self.specs.items() if spec.trainable}
 
     def slot(self, name):
         """Where the gradient may be written directly: the view if nobody wrote it yet, else None."""

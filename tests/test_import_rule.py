@@ -24,8 +24,9 @@ BELOW = {
     "tokenizer": {"backend", "kernels", "errors", "extras", "files", "shards"},
     "data": {"random", "errors", "files", "progress", "shards", "tokenizer"},
     "training": {"ops", "kernels", "models", "parameters", "workspace", "data", "tokenizer", "<version>"} | FOUNDATION,
-    "inference": {"ops", "models"} | FOUNDATION,
+    "inference": {"ops", "kernels", "models", "random", "workspace"} | FOUNDATION,
     "evaluation": {"ops", "models", "training", "inference", "data"} | FOUNDATION,
+    "interop": {"ops", "models", "training", "inference", "tokenizer", "parameters"} | FOUNDATION,
     "bench": {"ops", "backend", "models", "training", "tokenizer"} | FOUNDATION,
     "checks": {"ops", "layers", "models", "parameters", "random", "gradcheck"},
 }

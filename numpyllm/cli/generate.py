@@ -1,27 +1,89 @@
 """numpyllm generate: continue a text with a trained model."""
 
-from ..inference import generate_text
-from ..inference.sampling import check_sampling
-from ..training import load_model
+import sys
+import time
+
+from ..backend import BACKENDS, load_backend
+from ..errors import InputError
+from ..inference import KINDS, Continuation, Decoder, Sampling, beam_search, stream
+from ..interop.quantized import load_decodable
 from .arguments import Parser, at_least
 
 
+def add_decoding_options(parser):
+    """Which model decodes, and how."""
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a run, of one checkpoint, or of numpyllm quantize")
+    parser.add_argument("--weights", choices=KINDS, default=None, help="how weights are stored while decoding (default: as in the folder)")
+    parser.add_argument("--threads", type=at_least(1), default=None, help="threads (default: one for a small model, else all cores)")
+    parser.add_argument("--backend", choices=BACKENDS, default="numba", help="compiled kernels, or plain NumPy")
+
+
+def load(args):
+    """-> Decoder to be closed, tokenizer, for these options."""
+    model, stored, tokenizer = load_decodable(args.model, weights=args.weights, ops=load_backend(args.backend))
+    return Decoder(model, weights=stored, threads=args.threads), tokenizer
+
+
 def main(argv=None):
-    parser = Parser(prog="numpyllm generate", description="Continue a text with a trained model.")
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a run or of one checkpoint")
-    parser.add_argument("--prompt", default="\n", help="text to continue")
+    parser = Parser(prog="numpyllm generate", description="Continue a text with a trained model. The text comes as it is written.")
+    add_decoding_options(parser)
+    parser.add_argument("--prompt", default="\n", help="text to continue; - reads it from standard input")
+    parser.add_argument("--interactive", action="store_true", help="ask for one prompt after another, until end of file (Ctrl-D)")
     parser.add_argument("--max_new_tokens", type=at_least(0), default=200, help="most tokens to add")
     parser.add_argument("--num_samples", type=at_least(1), default=1, help="how many continuations")
     parser.add_argument("--temperature", type=float, default=0.8, help="above 1 more varied, below 1 safer; 0: always the likeliest token")
     parser.add_argument("--top_k", type=int, default=None, help="choose among this many likeliest tokens")
     parser.add_argument("--top_p", type=float, default=None, help="choose among the likeliest tokens that hold this much probability")
+    parser.add_argument("--min_p", type=float, default=None, help="choose among tokens at least this many times as likely as the likeliest")
+    parser.add_argument("--repetition_penalty", type=float, default=1.0, help="above 1: what was said is less likely to be said again")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times")
+    parser.add_argument("--beams", type=at_least(1), default=None, help="search for the likeliest text with so many beams, draw nothing")
+    parser.add_argument("--lookup", type=at_least(0), default=0,
+                        help="guess so many tokens from what followed earlier: the same text, sooner where it repeats itself")
     parser.add_argument("--seed", type=at_least(0), default=0, help="same seed, same text")
     args = parser.parse_args(argv)
-    check_sampling(args.temperature, args.top_k, args.top_p)
-    model, tokenizer, _ = load_model(args.model)
-    for i in range(args.num_samples):
-        if i:
-            print("-" * 40)
-        print(args.prompt + generate_text(model, tokenizer, args.prompt, args.max_new_tokens, temperature=args.temperature,
-                                          top_k=args.top_k, top_p=args.top_p, seed=args.seed + i))
+    settings = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
+    sampling = Sampling(**settings)
+    if args.beams and (args.stop or args.lookup or args.num_samples > 1 or set(settings) & args.given):
+        raise InputError("--beams searches for one text and draws nothing: leave out sampling options, --stop, --lookup and --num_samples")
+    decoder, tokenizer = load(args)
+    with decoder:
+        for prompt in _prompts(args):
+            ids = tokenizer.encode(prompt, allowed_special="all")
+            if not args.interactive:
+                print(prompt, end="", flush=True)
+            if args.beams:
+                best = beam_search(decoder.model, ids, args.max_new_tokens, beams=args.beams, stop_token=tokenizer.eot_token)[0]
+                print(tokenizer.decode(best.tokens))
+                continue
+            for i in range(args.num_samples):
+                if i:
+                    print("-" * 40 + ("" if args.interactive else f"\n{prompt}"), end="\n" if args.interactive else "")
+                _write(decoder, tokenizer, Continuation(ids, args.max_new_tokens, sampling=sampling, seed=args.seed + i,
+                                                        stop_token=tokenizer.eot_token), args)
     return 0
+
+
+def _write(decoder, tokenizer, text, args):
+    """Print a continuation as it comes, and on a terminal how quickly it came."""
+    started = time.perf_counter()
+    for piece in stream(decoder, tokenizer, text, stops=args.stop, lookup=args.lookup):
+        print(piece, end="", flush=True)
+    print()
+    if text.tokens and sys.stderr.isatty():
+        seconds = time.perf_counter() - started
+        print(f"numpyllm: {len(text.tokens)} tokens after {len(text.prompt)}, {len(text.tokens) / seconds:,.0f} a second", file=sys.stderr)
+
+
+def _prompts(args):
+    """The prompt of the command line, all of standard input, or one line after another of it."""
+    if not args.interactive:
+        yield sys.stdin.read() if args.prompt == "-" else args.prompt
+        return
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        yield line

@@ -1,38 +1,87 @@
-"""Text from a model, one token after another."""
+"""Text from a model, one token after another.
 
-import numpy as np
+`model` is a GPT, or a Decoder that was made from one: making it takes time, so who generates often makes it once.
+"""
 
-from ..errors import InputError
-from ..random import generator
-from .sampling import check_sampling, choose, token_probabilities
+from contextlib import contextmanager, nullcontext
+
+from .continuation import Continuation, TextStream
+from .decoder import Decoder
+from .lookup import propose
+from .sampling import Sampling
 
 
-def generate(model, ids, max_new_tokens, *, temperature=1.0, top_k=None, top_p=None, seed=0, stop_token=None):
+def generate(model, ids, max_new_tokens, *, seed=0, stop_token=None, lookup=0, **sampling):
     """Yield up to max_new_tokens token ids that continue `ids`, a sequence of at least one token.
 
-    Stops after stop_token, which is not yielded. The context grows to block_size tokens; then its last half is kept and
-    grows again, since learned positions cannot slide. Draw number n is a pure function of (seed, n).
-    Raises InputError for an empty prompt, ids out of range, or sampling settings that mean nothing.
+    Stops before stop_token. sampling: the fields of Sampling. At the context's limit the last half is kept (Decoder.step). lookup:
+    how many tokens to guess ahead (lookup.py); the tokens are the same with it, to the bit.
+    Raises InputError for an empty prompt, ids out of range, or settings that mean nothing.
     """
-    check_sampling(temperature, top_k, top_p)
-    block_size = model.config.block_size
-    context = [int(i) for i in ids]
-    if not context:
-        raise InputError("a prompt must have at least one token, got none: begin with a newline or an end-of-text token")
-    context = context[-block_size:]
-    for n in range(max_new_tokens):
-        logits, _ = model.forward(np.array([context], np.int64))
-        probabilities = token_probabilities(logits[:, -1], temperature=temperature, top_k=top_k, top_p=top_p)
-        token = int(choose(probabilities, generator(seed, "sample", step=n).random(1))[0])
-        if token == stop_token:
-            return
-        yield token
-        if len(context) == block_size:
-            context = context[-max(1, block_size // 2):] if block_size > 1 else []
-        context.append(token)
+    text = Continuation(ids, max_new_tokens, sampling=Sampling(**sampling), seed=seed, stop_token=stop_token)
+    with _decoder(model) as decoder:
+        yield from continue_text(decoder, text, lookup=lookup)
+
+
+def continue_text(decoder, text, *, sequence=0, lookup=0):
+    """Yield the tokens of one Continuation as they are chosen."""
+    rows, guesses = [decoder.start(text.prompt, sequence)], []
+    while True:
+        fed = decoder.length(sequence) - len(guesses)               # tokens before the guesses
+        for right, logits in enumerate(rows):
+            token = text.take(logits)
+            if token is None:
+                return
+            yield token
+            if text.finish_reason is not None:
+                return
+            if right == len(guesses) or guesses[right] != token:
+                break
+        decoder.cut(fed + right, sequence)
+        if lookup:
+            guesses = propose(text.prompt + text.tokens, min(lookup, decoder.room(sequence) - 1))
+        rows = decoder.extend([token, *guesses], sequence)
+
+
+def generate_many(model, prompts, max_new_tokens, *, seed=0, stop_token=None, **sampling):
+    """Continue several prompts side by side, of any lengths -> a list of lists of tokens. Prompt i draws as index i of the seed."""
+    texts = [Continuation(ids, max_new_tokens, sampling=Sampling(**sampling), seed=seed, index=i, stop_token=stop_token)
+             for i, ids in enumerate(prompts)]
+    with _decoder(model, len(texts)) as decoder:
+        chosen = {i: text.take(decoder.start(text.prompt, i)) for i, text in enumerate(texts)}
+        while active := {i: token for i, token in chosen.items() if texts[i].finish_reason is None}:
+            rows = decoder.step(list(active.values()), list(active))
+            chosen = {i: texts[i].take(logits) for i, logits in zip(active, rows, strict=True)}
+    return [text.tokens for text in texts]
 
 
 def generate_text(model, tokenizer, prompt, max_new_tokens, **settings):
     """The continuation of a prompt as text, ending at the tokenizer's end-of-text token if it has one."""
+    return "".join(stream_text(model, tokenizer, prompt, max_new_tokens, **settings))
+
+
+def stream_text(model, tokenizer, prompt, max_new_tokens, *, stops=(), seed=0, lookup=0, **sampling):
+    """Yield the continuation of a prompt in pieces, as they are certain: whole characters, and nothing of a stop string."""
     ids = tokenizer.encode(prompt, allowed_special="all")
-    return tokenizer.decode(list(generate(model, ids, max_new_tokens, stop_token=tokenizer.eot_token, **settings)))
+    text = Continuation(ids, max_new_tokens, sampling=Sampling(**sampling), seed=seed, stop_token=tokenizer.eot_token)
+    with _decoder(model) as decoder:
+        yield from stream(decoder, tokenizer, text, stops=stops, lookup=lookup)
+
+
+def stream(decoder, tokenizer, text, *, stops=(), lookup=0):
+    """As stream_text, for a Continuation."""
+    out = TextStream(tokenizer, stops)
+    for token in continue_text(decoder, text, lookup=lookup):
+        if piece := out.feed(token):
+            yield piece
+        if out.stopped:
+            text.stop()
+            return
+    if piece := out.flush():
+        yield piece
+
+
+@contextmanager
+def _decoder(model, sequences=1):
+    with nullcontext(model) if isinstance(model, Decoder) else Decoder(model, sequences=sequences) as decoder:
+        yield decoder

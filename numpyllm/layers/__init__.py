@@ -6,6 +6,7 @@ from .basic import Dropout, LayerNorm, Linear, TokenPositionEmbedding
 from .block import Block
 from .head import Head
 from .mlp import MLP
+from .past import Past
 
-__all__ = ["MLP", "Block", "CausalSelfAttention", "Dropout", "Head", "Layer", "LayerNorm", "Linear",
+__all__ = ["MLP", "Block", "CausalSelfAttention", "Dropout", "Head", "Layer", "LayerNorm", "Linear", "Past",
            "TokenPositionEmbedding"]

@@ -3,6 +3,8 @@
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
+
 from ..ops import AttentionCache, LinearCache, causal_spans
 from ..workspace import empty
 from .base import Layer
@@ -35,6 +37,16 @@ class CausalSelfAttention(Layer):
         y, c_proj = self.proj.forward(y.reshape(B, T, C))                               # (4)
         y, c_dropout = self.dropout.forward(y, draws)                                   # (5)
         return y, SelfAttentionCache(c_qkv, c_attention, c_proj, c_dropout)
+
+    def step(self, x, past):
+        """x (B, T, C), the next T positions -> y (B, T, C). `past` (KeyValues of this layer) takes in their keys and values."""
+        B, T, C = x.shape
+        q, k, v = self._split(self.qkv.step(x, past))
+        y = np.empty((B, T, self.n_head, C // self.n_head), x.dtype)
+        for b in range(B):                                      # each sequence has a past of its own length
+            keys, values = past.extend(b, k[b], v[b])           # (S, H, D): all positions up to these
+            y[b] = self.ops.attention_forward(q[b:b + 1], keys[None], values[None], causal_spans(T, len(keys)))[0]
+        return self.proj.step(y.reshape(B, T, C), past)
 
     def backward(self, dy, cache):
         B, T, C = dy.shape

@@ -3,6 +3,7 @@ parameter array and to a set of ops, and then has
 
     forward(x) -> y, cache          nothing is kept on the layer itself, so it may be used twice
     backward(dy, cache) -> dx       adds the gradients of its parameters into the flat gradient
+    step(x, past) -> y              forward for the next positions of sequences whose earlier ones were seen before
 """
 
 
@@ -37,6 +38,10 @@ class Layer:
             setattr(self, local, parameters[name])
         for name, child in self.children():
             child.bind(parameters, ops, join(prefix, name))
+
+    def step(self, x, past):
+        """As forward, without a cache for a backward. A layer that looks at each position by itself needs no past."""
+        return self.forward(x)[0]
 
     def slots(self, *locals_):
         """For a backward's `out`: where each gradient may be written directly, None where it may not."""

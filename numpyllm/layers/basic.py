@@ -1,5 +1,7 @@
 """The elementary layers: linear map, layer normalisation, dropout, and the embedding of tokens and positions."""
 
+import numpy as np
+
 from ..parameters import ParamSpec, normal, ones, zeros
 from .base import Layer
 
@@ -71,6 +73,9 @@ class Dropout(Layer):
         """The mask for this micro-batch, or None where nothing is dropped."""
         return draws.keep(self.name, shape, self.p) if draws is not None and self.p > 0 else None
 
+    def step(self, x, past):
+        return x
+
     def forward(self, x, draws):
         keep = self.mask(x.shape, draws)
         return (x, None) if keep is None else self.ops.dropout_forward(x, keep, p=self.p)
@@ -91,6 +96,11 @@ class TokenPositionEmbedding(Layer):
 
     def forward(self, ids):
         return self.ops.token_position_forward(ids, self.wte, self.wpe)
+
+    def step(self, ids, past):
+        """ids (B, T), the next T tokens of sequences with past.lengths (B) tokens before."""
+        positions = past.lengths[:, None] + np.arange(ids.shape[1])
+        return self.ops.embedding_forward(ids, self.wte)[0] + self.ops.embedding_forward(positions, self.wpe)[0]
 
     def backward(self, dy, cache):
         """Returns nothing: ids have no gradient. A tied head has written wte's gradient before: then it is added to."""

@@ -33,6 +33,10 @@ class Block(Layer):
         y, _ = self.ops.residual_forward(s, h)                                          # (5)
         return y, BlockCache(c_norm1, c_attn, c_norm2, c_mlp)
 
+    def step(self, x, past):
+        s, h, _ = self.norm2.residual_forward(x, self.attn.step(self.norm1.step(x, past), past))
+        return s + self.mlp.step(h, past)
+
     def backward(self, dy, cache):
         ds, dh = self.ops.residual_backward(dy, None)                                   # (5)
         dh = self.mlp.backward(dh, cache.mlp)                                           # (4)

@@ -15,7 +15,7 @@ import numpy as np
 from .. import ops as text
 from ..config import option, require_between, require_whole
 from ..errors import InputError
-from ..layers import Block, Dropout, Head, Layer, LayerNorm, TokenPositionEmbedding
+from ..layers import Block, Dropout, Head, Layer, LayerNorm, Past, TokenPositionEmbedding
 from ..parameters import Parameters
 from ..workspace import mark, release
 from .estimate import Estimate, estimate
@@ -57,6 +57,8 @@ class GPT(Layer):
     recompute=True keeps only the input of each block for the backward and runs the block's forward again there: less
     memory, a third more work, the same gradients to the bit (Chen et al. 2016).
 
+    seed None leaves the parameters at zero, for who loads them.
+
     Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with 1 <= T <= block_size.
     """
 
@@ -85,7 +87,7 @@ class GPT(Layer):
     def loss(self, ids, targets):
         """ids, targets (B, T), -1 where nothing is asked -> sum of the loss in nats, number of counted targets."""
         targets, height = self._checked_targets(ids, targets), mark()
-        x, _ = self.embedding.forward(self._checked_ids(ids))
+        x, _ = self.embedding.forward(self.check_ids(ids))
         for block in self.blocks:
             y, _ = block.forward(x)
             x = release(height, keep=y)                                     # no backward will want what it left
@@ -108,6 +110,30 @@ class GPT(Layer):
         self._trunk_backward(dh, cache)
         return loss, count
 
+    def past(self, sequences=1):
+        """Room for the keys and values of so many sequences, for `step`."""
+        c = self.config
+        return Past(c.n_layer, sequences, c.n_head, c.block_size, c.n_embd // c.n_head, self.parameters.dtype)
+
+    def step(self, ids, past):
+        """ids (B, T), the next T tokens of each sequence -> logits (B, T, V), those that `forward` gives for whole sequences.
+
+        past (Past of B sequences) takes the tokens in. Raises InputError where they would not fit into block_size.
+        """
+        h = self.trunk_step(self.check_ids(ids), past)
+        past.lengths += h.shape[1]
+        return self.head.step(h, None)
+
+    def trunk_step(self, ids, past):
+        """As step, everything below the head -> h (B, T, C); past.lengths stay as they are."""
+        if past.lengths.max() + ids.shape[1] > self.config.block_size:
+            raise InputError(f"{past.lengths.max()} + {ids.shape[1]} positions do not fit into block_size={self.config.block_size}: "
+                             "begin anew with the last of them, learned positions cannot slide")
+        x = self.embedding.step(ids, past)
+        for block, layer_past in zip(self.blocks, past.layers(), strict=True):
+            x = block.step(x, layer_past)
+        return self.norm.step(x, None)
+
     def astype(self, dtype):
         """An independent copy in another dtype: float64 or complex128 for checks."""
         return GPT(self.config, ops=self.ops, parameters=self.parameters.astype(dtype), recompute=self.recompute)
@@ -127,7 +153,7 @@ class GPT(Layer):
 
     def _trunk(self, ids, draws):
         """Everything below the head: ids (B, T) -> h (B, T, C), cache."""
-        x, c_embedding = self.embedding.forward(self._checked_ids(ids))     # (1)
+        x, c_embedding = self.embedding.forward(self.check_ids(ids))     # (1)
         x, c_dropout = self.dropout.forward(x, draws)                       # (2)
         c_blocks = []
         for block in self.blocks:
@@ -151,7 +177,8 @@ class GPT(Layer):
         dx = self.dropout.backward(dx, cache.dropout)                       # (2)
         self.embedding.backward(dx, cache.embedding)                        # (1)
 
-    def _checked_ids(self, ids):
+    def check_ids(self, ids):
+        """ids as an array (B, T). InputError unless they are integers that this model knows, and no more than it can see."""
         ids = np.asarray(ids)
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
             raise InputError(f"ids must be integers of shape (batch, time), got {ids.dtype} of shape {ids.shape}")

@@ -198,12 +198,16 @@ class Tokenizer(ABC):
 
         It holds back the beginning of a character until the rest has come, and never gives half of one.
         """
-        decoder = StreamDecoder(self)
+        decoder = self.stream_decoder()
         for i in ids:
             if text := decoder.feed([i]):
                 yield text
         if text := decoder.flush():
             yield text
+
+    def stream_decoder(self):
+        """A StreamDecoder, for who feeds ids by hand."""
+        return StreamDecoder(self)
 
     def decode_with_offsets(self, ids):
         """The text and, for each id, the place in it of the first character that the token has a byte of.

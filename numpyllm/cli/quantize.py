@@ -1,0 +1,50 @@
+"""numpyllm quantize: a model with its weights in fewer bytes, and what that does to its predictions."""
+
+from pathlib import Path
+
+from ..backend import load_backend
+from ..data import consecutive, load_text, split_by_position
+from ..errors import InputError
+from ..inference import KINDS
+from ..interop.quantized import load_decodable, save_quantized
+from ..training import evaluate, load_model
+from .arguments import Parser, at_least
+
+BATCH = 4
+
+
+def main(argv=None):
+    parser = Parser(prog="numpyllm quantize", description="Store a model's matrices in fewer bytes, for numpyllm generate and serve, "
+                                                          "and measure on a text what the rounding costs.")
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a run or of one checkpoint")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--weights", choices=[kind for kind in KINDS if kind != "float32"], default="int8", help="how to store them")
+    parser.add_argument("--data", default=None, metavar="PATH",
+                        help="text whose last tenth is predicted (default: the embedded corpus); a text that the model has not learned by heart")
+    parser.add_argument("--eval_tokens", type=at_least(0), default=20_000, help="most tokens to predict; 0: do not measure")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder, if it holds a model")
+    args = parser.parse_args(argv)
+    out = Path(args.out)
+    if out.exists() and not (args.overwrite and (out / "manifest.json").is_file()):
+        raise InputError(f"{out} exists: give another --out" + ("" if args.overwrite else ", or --overwrite to replace a model there"))
+    ops = load_backend()
+    model, tokenizer, state = load_model(args.model, ops=ops)
+    batches = _batches(args, model, tokenizer) if args.eval_tokens else []
+    rounded, stored, _ = load_decodable(args.model, weights=args.weights, ops=ops)
+    before = sum(rows.size for rows in stored.rows.values()) * model.parameters.dtype.itemsize
+    save_quantized(out, model, stored, tokenizer, step=state["step"])
+    print(f"{out}: matrices in {stored.nbytes() / 1e6:,.1f} MB instead of {before / 1e6:,.1f}")
+    if batches:
+        stored.write_into(rounded)
+        for name, measured in (("float32", model), (args.weights, rounded)):
+            found = evaluate(measured, batches, tokenizer.token_byte_lengths)
+            print(f"{name:9} perplexity {found.perplexity:.4f}, {found.bits_per_byte:.5f} bits a byte, {found.tokens:,} tokens")
+    return 0
+
+
+def _batches(args, model, tokenizer):
+    """Windows of held-out text, one after another."""
+    _, text = split_by_position(load_text(args.data))
+    ids = tokenizer.encode_to_numpy(text, disallowed_special=())[:args.eval_tokens + 1]
+    block_size = min(model.config.block_size, len(ids) - 1)
+    return list(consecutive(ids, batch_size=BATCH, block_size=block_size))

@@ -1,0 +1,157 @@
+"""Decoding with a cache of keys and values: the prompt in one pass, then one token at a time.
+
+A Decoder has room for several sequences, each with a past of its own length; each can be begun anew, lengthened, cut back or
+copied at any moment. On kernels a token goes the compiled way (compiled.py); otherwise, and for prompts, it is GPT.step.
+"""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from .. import blas
+from .. import ops as text
+from ..errors import InputError
+from ..workspace import Workspace
+from .weights import StoredWeights
+
+SMALL = 4_000_000           # parameters: below, a thread is quicker alone than in company
+
+
+class Decoder:
+    """Room for so many sequences of a model. To be closed, or used as `with Decoder(model) as decoder`; one thread uses it.
+
+    weights: how matrices are stored (weights.py): "float32", "bfloat16", "int8", or a StoredWeights. With the latter two, or if
+    `weights` is a StoredWeights, all results are those of a model with the stored weights. threads None: as many as
+    cores, one for a small model. Meanwhile BLAS is held to one thread in the whole process.
+    """
+
+    def __init__(self, model, *, sequences=1, weights="float32", threads=None):
+        stored = weights if isinstance(weights, StoredWeights) else StoredWeights(model, weights)
+        if stored.kind != "float32":
+            model = model.astype(model.parameters.dtype)
+            stored.write_into(model)
+        if threads is None:
+            threads = 1 if model.n_params() < SMALL else os.cpu_count()
+        self.model, self.threads = model, threads
+        self.past = model.past(sequences)
+        self._tokens = [[] for _ in range(sequences)]
+        self._blas = blas.limited(1)
+        self._blas.__enter__()
+        self._workspaces = [Workspace() for _ in range(threads)]
+        self._pool = ThreadPoolExecutor(threads, "decode")
+        self._compiled = None
+        if model.ops is not text:
+            from .compiled import CompiledStep
+            self._compiled = CompiledStep(model, stored, threads, self._pool)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def close(self):
+        """End the threads, let BLAS go."""
+        if self._blas is not None:
+            self._pool.shutdown()
+            self._blas.__exit__(None, None, None)
+            self._blas = None
+
+    def length(self, sequence):
+        """How many tokens the past of a sequence has."""
+        return int(self.past.lengths[sequence])
+
+    def start(self, ids, sequence=0):
+        """Begin a sequence anew with these tokens, at least one, the last block_size of them -> logits (V) after the last."""
+        ids = np.asarray(ids, np.int64).reshape(1, -1)
+        if ids.size == 0:
+            raise InputError("a prompt must have at least one token, got none: begin with a newline or an end-of-text token")
+        ids = self.model.check_ids(ids[:, -self.model.config.block_size:])
+        self._tokens[sequence] = ids[0].tolist()
+        self.past.lengths[sequence] = 0
+        return self._prefill(ids, sequence)
+
+    def step(self, tokens, sequences=None):
+        """One more token for each of these different sequences (default: all) -> logits (N, V) after each.
+
+        A sequence that has block_size tokens keeps its last block_size // 2, which are then seen anew: learned positions cannot slide.
+        """
+        sequences = range(len(self._tokens)) if sequences is None else sequences
+        tokens, sequences = np.asarray(tokens, np.int64), np.asarray(sequences, np.int64)
+        for sequence in sequences:
+            self._make_room(sequence)
+        logits = self._positions(tokens, sequences, self.past.lengths[sequences])
+        for token, sequence in zip(tokens.tolist(), sequences.tolist(), strict=True):
+            self._tokens[sequence].append(token)
+        return logits
+
+    def extend(self, tokens, sequence=0):
+        """Several tokens for one sequence, in one pass -> logits (T, V) after each of them: the same as one `step` for each."""
+        self._make_room(sequence)
+        start = self.length(sequence)
+        tokens = np.asarray(tokens, np.int64)
+        if start + len(tokens) > self.model.config.block_size:
+            raise InputError(f"{len(tokens)} tokens after {start} do not fit into block_size={self.model.config.block_size}")
+        logits = self._positions(tokens, np.full(len(tokens), sequence), start + np.arange(len(tokens)))
+        self._tokens[sequence] += tokens.tolist()
+        return logits
+
+    def room(self, sequence=0):
+        """How many tokens `extend` takes at once now; at the context's limit, that is after it was cut."""
+        block_size, length = self.model.config.block_size, self.length(sequence)
+        return block_size - (length if length < block_size else block_size // 2)
+
+    def cut(self, length, sequence=0):
+        """Forget all but the first `length` tokens of a sequence."""
+        self.past.lengths[sequence] = length
+        del self._tokens[sequence][length:]
+
+    def copy(self, source, sequence):
+        """Make a sequence the same as another one."""
+        length = self.length(source)
+        for kept in (self.past.keys, self.past.values):
+            kept[:, sequence, :, :length] = kept[:, source, :, :length]
+        self.past.lengths[sequence] = length
+        self._tokens[sequence] = list(self._tokens[source])
+
+    def _make_room(self, sequence):
+        block_size = self.model.config.block_size
+        if self.length(sequence) == block_size:
+            kept = self._tokens[sequence][block_size - block_size // 2:]
+            self.cut(0, sequence)
+            if kept:
+                self.start(kept, sequence)
+
+    def _positions(self, tokens, sequences, positions):
+        """logits (N, V) of these tokens at these positions; they belong to the past then."""
+        self.model.check_ids(tokens[:, None])
+        if self._compiled is None:
+            return np.stack([self._prefill(token[None, None], sequence) for token, sequence in zip(tokens, sequences, strict=True)])
+        logits = self._compiled(tokens, sequences, positions, self.past)
+        np.maximum.at(self.past.lengths, sequences, positions + 1)
+        return logits
+
+    def _prefill(self, ids, sequence):
+        """ids (1, T), the next of this sequence -> logits (V) after the last. Each thread takes some of the positions: in every
+        layer they wait for each other between writing keys and reading them."""
+        T, start = ids.shape[1], self.length(sequence)
+        parts = min(self.threads, T)
+        barrier = threading.Barrier(parts)
+
+        def part(i):
+            first, last = T * i // parts, T * (i + 1) // parts
+            try:
+                with self._workspaces[i].activate():
+                    h = self.model.trunk_step(ids[:, first:last], self.past.of(sequence, start + first, barrier.wait))
+                    return self.model.head.step(h[:, -1:], None)[0, 0].copy() if i == parts - 1 else None
+            except threading.BrokenBarrierError:
+                return None                 # another thread has failed, and says why
+            except BaseException:
+                barrier.abort()             # nobody waits for a thread that is no more
+                raise
+
+        logits = list(self._pool.map(part, range(parts)))[-1] if parts > 1 else part(0)
+        self.past.lengths[sequence] = start + T
+        return logits

@@ -1,0 +1,68 @@
+"""Models whose weights are stored in fewer bytes: a checkpoint's folder that can be decoded, but not trained.
+
+    params.npy      norms, biases, positions: float32, one after another in the order of the model's layout
+    matrices.npy    the stored rows of all matrices, in that order: uint16 (bfloat16) or int8
+    scales.npy      a float32 for each row
+    state.json      as a checkpoint's, and `weights`: bfloat16 or int8
+"""
+
+import re
+
+import numpy as np
+
+from .. import tokenizer as tokenizers
+from ..errors import InputError
+from ..inference.weights import StoredWeights, check_kind, matrix_shapes
+from ..models import GPT, GPTConfig
+from ..training.checkpoint import load_checkpoint, make_config, newest_checkpoint, restore, save_checkpoint
+
+
+def save_quantized(folder, model, stored, tokenizer, *, step=0):
+    """Write a model as StoredWeights has it into a folder, which is always the old one or the whole new one. Raises InputError."""
+    flat = lambda arrays: np.concatenate([array.reshape(-1) for array in arrays])
+    arrays = {"params": flat(model.parameters[name] for name in _others(model)), "matrices": flat(stored.rows.values()),
+              "scales": flat(stored.scales.values())}
+    state = {"step": step, "model": vars(model.config), "train": {}, "facts": {}, "layout": {}, "metrics_bytes": 0}
+    save_checkpoint(folder, arrays, state | {"weights": stored.kind}, tokenizer)
+
+
+def load_decodable(path, *, weights=None, ops):
+    """A run's folder, a checkpoint's, or one of `save_quantized` -> GPT, StoredWeights, tokenizer.
+
+    weights: how they are to be stored; None as they are. Raises InputError for a folder that holds no model, and for weights
+    that were rounded already and are asked for otherwise.
+    """
+    folder = newest_checkpoint(path)
+    arrays, state, tokenizer_path = load_checkpoint(folder)
+    model = GPT(make_config(GPTConfig, state["model"], folder), ops=ops, seed=None)
+    kind = state.get("weights", "float32")
+    check_kind(kind)
+    if kind == "float32":
+        restore(folder, arrays, {"params": model.parameters.data})
+        return model, StoredWeights(model, weights or kind), tokenizers.load(tokenizer_path)
+    if weights not in (None, kind):
+        raise InputError(f"{folder} holds weights that were rounded to {kind}: take the model that it was made from for {weights}")
+    stored = StoredWeights(model, kind)
+    others = np.empty(sum(model.parameters[name].size for name in _others(model)), np.float32)
+    matrices = np.empty(sum(rows.size for rows in stored.rows.values()), next(iter(stored.rows.values())).dtype)
+    scales = np.empty(sum(scale.size for scale in stored.scales.values()), np.float32)
+    restore(folder, arrays, {"params": others, "matrices": matrices, "scales": scales})
+    _cut(others, [model.parameters[name] for name in _others(model)])
+    _cut(matrices, stored.rows.values())
+    _cut(scales, stored.scales.values())
+    stored.write_into(model)
+    return model, stored, tokenizers.load(tokenizer_path)
+
+
+def _others(model):
+    """The names of the parameters that are no stored matrices."""
+    stored = set(matrix_shapes(model))
+    return [name for name in model.parameters if re.sub(r"^blocks\.\d+", "blocks", name) not in stored]
+
+
+def _cut(flat, targets):
+    """Fill arrays, one after another, from a flat one."""
+    offset = 0
+    for target in targets:
+        target[...] = flat[offset:offset + target.size].reshape(target.shape)
+        offset += target.size

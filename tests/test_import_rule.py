@@ -27,7 +27,7 @@ BELOW = {
     "inference": {"ops", "kernels", "models", "random", "workspace"} | FOUNDATION,
     "evaluation": {"ops", "models", "training", "inference", "data"} | FOUNDATION,
     "interop": {"ops", "models", "training", "inference", "tokenizer", "parameters"} | FOUNDATION,
-    "bench": {"ops", "backend", "models", "training", "tokenizer"} | FOUNDATION,
+    "bench": {"ops", "backend", "models", "training", "inference", "tokenizer"} | FOUNDATION,
     "checks": {"ops", "layers", "models", "parameters", "random", "gradcheck"},
 }
 TOP = {"cli", "__main__", "<version>"}      # may import everything

@@ -45,7 +45,8 @@ class Parameters:
     """All parameters of a model and their gradients.
 
     data (flat, dtype), grad (flat, the trainable part), parameters[name] and parameters.gradient(name) are views.
-    Every view begins on a 64-byte boundary of the float32 layout; the gaps hold zeros.
+    Every view begins on a 64-byte boundary of the float32 layout; the gaps hold zeros. With seed=None nothing is drawn: all
+    parameters are zero.
     """
 
     def __init__(self, specs, *, seed=0, dtype=np.float32, data=None, grad=None):
@@ -67,7 +68,7 @@ class Parameters:
         self._gradients = {name: _view(self.grad, *place) for name, place in self.layout.items()
                            if self.specs[name].trainable}
         self._unwritten = set(self._gradients)
-        if data is None:
+        if data is None and seed is not None:
             for name, spec in self.specs.items():
                 self._views[name][...] = spec.init(generator(seed, f"init/{name}"), spec.shape)
 

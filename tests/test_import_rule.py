@@ -26,6 +26,7 @@ BELOW = {
     "training": {"ops", "kernels", "models", "parameters", "workspace", "data", "tokenizer", "<version>"} | FOUNDATION,
     "inference": {"ops", "models"} | FOUNDATION,
     "evaluation": {"ops", "models", "training", "inference", "data"} | FOUNDATION,
+    "interop": {"ops", "models", "training", "tokenizer"} | FOUNDATION,
     "bench": {"ops", "backend", "models", "training", "tokenizer"} | FOUNDATION,
     "checks": {"ops", "layers", "models", "parameters", "random", "gradcheck"},
 }

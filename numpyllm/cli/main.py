@@ -16,6 +16,7 @@ COMMANDS = {
     "tokenizer": "train a tokenizer, encode and decode, convert vocabularies",
     "data": "turn texts into shards of tokens to train on, look into them",
     "generate": "continue a text with a trained model",
+    "convert": "a model from our layout into Hugging Face's, or back",
 }
 
 

@@ -24,7 +24,7 @@ from ..training.tensorboard import TensorBoard
 from .arguments import at_least, config_from
 from .sources import open_source
 
-SIZES = ("n_layer", "n_head", "n_embd", "block_size", "bias", "tied")
+SIZES = ("n_layer", "n_head", "n_embd", "block_size", "bias", "tied", "exact_gelu", "norm_eps")
 OPTIONS = {
     "data": "text file, folder of them, or tokens: see numpyllm data (default: the embedded corpus)",
     "tokenizer": "bpe or character, trained on the text; or a vocabulary's file",

@@ -28,7 +28,8 @@ OURS = {CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "vocab.json"
 
 def is_pretrained(folder):
     """Whether a folder has Hugging Face's layout rather than ours."""
-    return (Path(folder) / CONFIG).is_file() and not (Path(folder) / "manifest.json").exists()
+    folder = Path(folder)
+    return any((folder / name).is_file() for name in (CONFIG, WEIGHTS, INDEX)) and not (folder / "manifest.json").exists()
 
 
 def load_pretrained(folder, *, ops=text, dtype=np.float32, dropout=None):

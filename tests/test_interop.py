@@ -217,6 +217,7 @@ HOSTILE = {
     "an array": (with_header(b"[1]"), "must be a JSON object"),
     "not UTF-8": (with_header(b'{"\xff":1}'), "must be JSON"),
     "nested beyond all reason": (with_header(b'{"a":' + b"[" * 400_000 + b"]" * 400_000 + b"}"), "must be JSON"),
+    "350,000 lists": (with_header(b'{"a":[' + b",".join([b"[]"] * 349_000) + b"]}"), '"a" must have dtype, shape'),
     "nested": (with_header(b'{"a":' + b"[" * 900 + b"]" * 900 + b"}"), ""),
     "a key twice": (with_header(b'{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"a":1}', bytes(4)), "distinct, got 'a' twice"),
     "a shape twice": (with_header(b'{"a":{"dtype":"F32","shape":[9],"shape":[1],"data_offsets":[0,4]}}', bytes(4)), "'shape' twice"),
@@ -552,12 +553,75 @@ def test_convert_with_and_without_a_tokenizer(tmp_path, capsys, library, checkpo
     (["nowhere", "--out", "x"], "nowhere holds no checkpoint"), (["SOURCE"], "required: --out"),
     (["SOURCE", "--out", "x", "--to", "gguf"], "invalid choice"), (["SOURCE", "--out", "x", "--overwite"], "did you mean --overwrite"),
     (["SOURCE", "--out", "x", "--to", "numpyllm", "--overwrite"], "are for --to hf"),
-    (["SOURCE", "--out", "x", "--tokenizer", "t", "--no_tokenizer"], "give one of them")])
+    (["SOURCE", "--out", "x", "--tokenizer", "t", "--no_tokenizer"], "give one of them"),
+    (["SOURCE", "--out", "x", "--dropout", "0.1"], "--dropout is for a source in Hugging Face's layout")])
 def test_convert_refuses_with_one_line(tmp_path, capsys, library, checkpoint, monkeypatch, argv, words):
     monkeypatch.chdir(tmp_path)
     before = contents(tmp_path)
     code, _, err = run(capsys, "convert", *(str(checkpoint) if arg == "SOURCE" else arg for arg in argv))
     assert code == 2 and words in err.splitlines()[-1] and contents(tmp_path) == before
+
+
+def test_convert_takes_the_dropout_where_there_are_three(tmp_path, capsys, checkpoint):
+    folder = write(tmp_path / "m", config=THEIRS | {"attn_pdrop": 0.1})
+    vocabulary = ("--tokenizer", tmp_path / "characters.json")
+    CharacterTokenizer("abcdefghijk").save(vocabulary[1])
+    code, _, err = run(capsys, "convert", folder, "--out", tmp_path / "x", *vocabulary)
+    assert code == 2 and "--dropout" in err
+    assert run(capsys, "convert", folder, "--out", tmp_path / "x", "--dropout", "0.3", *vocabulary)[0] == 0
+    assert interop.load_model(tmp_path / "x")[0].config.dropout == 0.3
+
+
+# ---- training a model on -----------------------------------------------------------------------------------------
+
+TRAIN = ("--max_iters", 4, "--batch_size", 2, "--eval_interval", 2, "--eval_iters", 1, "--warmup_iters", 0, "--threads", 1,
+         "--backend", "numpy", "--log_interval", 1)
+
+
+@pytest.fixture
+def book(tmp_path):
+    (tmp_path / "book.txt").write_text(TEXT)
+    return tmp_path / "book.txt"
+
+
+def test_train_begins_with_a_model_of_either_layout(tmp_path, capsys, library, checkpoint, book):
+    assert run(capsys, "convert", checkpoint, "--out", tmp_path / "theirs")[0] == 0
+    begun, tokenizer = interop.load_model(checkpoint)
+    for source in (checkpoint, tmp_path / "theirs"):
+        out = tmp_path / f"run-{source.name}"
+        code, log, _ = run(capsys, "train", "--init_from", source, "--data", book, "--out_dir", out, "--block_size", 7,
+                           "--learning_rate", 1e-9, "--weight_decay", 0, *TRAIN)
+        assert code == 0 and f"beginning with the model in {source}" in log
+        trained, same = interop.load_model(out)
+        assert same == tokenizer and trained.config == replace(begun.config, block_size=7)
+        for name in trained.parameters:
+            value = trained.parameters[name]
+            assert np.allclose(value, begun.parameters[name][:len(value)], rtol=0, atol=1e-6), name
+    logs = [(tmp_path / f"run-{name}" / "metrics.jsonl").read_text() for name in ("ours", "theirs")]
+    losses = [[json.loads(line).get("train/loss") for line in log.splitlines()] for log in logs]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_that_began_with_a_model_goes_on_and_can_be_repeated(tmp_path, capsys, checkpoint, book):
+    begin = ("--init_from", checkpoint, "--data", book, *TRAIN)
+    out = tmp_path / "run"
+    assert run(capsys, "train", *begin, "--out_dir", out)[0] == 0
+    assert run(capsys, "train", *begin, "--out_dir", tmp_path / "short", "--max_iters", 2, "--lr_decay_iters", 4)[0] == 0
+    assert run(capsys, "train", "--resume", "--out_dir", tmp_path / "short", "--max_iters", 4)[0] == 0
+    assert run(capsys, "train", "--config", tmp_path / "short" / "config.toml", "--out_dir", tmp_path / "repeated")[0] == 0
+    whole, *others = (interop.load_model(tmp_path / name)[0].parameters.data for name in ("run", "short", "repeated"))
+    assert all((whole == other).all() for other in others)
+    code, _, err = run(capsys, "train", "--resume", "--out_dir", out, "--init_from", "elsewhere")
+    assert code == 2 and "give one of them" in err
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--n_layer", "3"], "has n_layer=2, got --n_layer 3"), (["--vocab_size", "9"], "has vocab_size=270"),
+    (["--exact_gelu"], "has exact_gelu=False"), (["--block_size", "17"], "block_size must be at most 16"),
+    (["--tokenizer", "bpe"], "--init_from or --tokenizer"), (["--init_from", "nowhere"], "nowhere holds no checkpoint")])
+def test_what_contradicts_the_model_is_refused(tmp_path, capsys, checkpoint, book, flags, words):
+    code, _, err = run(capsys, "train", "--init_from", checkpoint, "--data", book, "--out_dir", tmp_path / "run", *TRAIN, *flags)
+    assert code == 2 and words in err and not (tmp_path / "run").exists()
 
 
 def test_a_hostile_folder_on_the_command_line(tmp_path, capsys):

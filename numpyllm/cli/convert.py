@@ -22,14 +22,18 @@ def main(argv=None):
                         "other than the source's)")
     parser.add_argument("--tokenizer", default=None, metavar="FILE", help="a vocabulary's file, in place of the source's")
     parser.add_argument("--no_tokenizer", action="store_true", help="hf: write the model without its tokenizer")
+    parser.add_argument("--dropout", type=float, default=None, help="for training it on, where the source has several (Hugging Face's may)")
     parser.add_argument("--overwrite", action="store_true", help="hf: replace what this command wrote there before")
     args = parser.parse_args(argv)
-    layout = args.to or ("numpyllm" if is_pretrained(args.source) else "hf")
+    theirs = is_pretrained(args.source)
+    layout = args.to or ("numpyllm" if theirs else "hf")
     if layout == "numpyllm" and (args.no_tokenizer or args.overwrite):
         raise InputError("--no_tokenizer and --overwrite are for --to hf: a checkpoint has a tokenizer, and is never replaced")
     if args.no_tokenizer and args.tokenizer:
         raise InputError("--no_tokenizer and --tokenizer cannot both be meant: give one of them")
-    model, tokenizer = load_model(args.source)
+    if args.dropout is not None and not theirs:
+        raise InputError(f"--dropout is for a source in Hugging Face's layout, {args.source} has one of its own")
+    model, tokenizer = load_model(args.source, dropout=args.dropout)
     if args.tokenizer:
         tokenizer = tokenizers.load(args.tokenizer)
     if layout == "hf":

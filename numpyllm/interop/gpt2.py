@@ -49,7 +49,7 @@ def read_config(values, path, *, dropout=None):
         dropout, *others = (values.get(key, 0.1) for key in DROPOUTS)
         if any(other != dropout for other in others):
             raise InputError(f"{path}: {', '.join(DROPOUTS)} must be equal, for there is one dropout here, got "
-                             f"{', '.join(short(values.get(key, 0.1)) for key in DROPOUTS)}: say which by dropout=")
+                             f"{', '.join(short(values.get(key, 0.1)) for key in DROPOUTS)}: say which, by dropout or --dropout")
     try:
         config = GPTConfig(**{ours: values[theirs] for theirs, ours in SIZES.items()}, dropout=dropout, bias=True, tied=tied,
                            exact_gelu=ACTIVATIONS[activation], norm_eps=values.get("layer_norm_epsilon", 1e-5))

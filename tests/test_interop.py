@@ -400,6 +400,14 @@ def test_there_and_back(tmp_path, library, dtype, changes):
     assert "transformer.h.1.mlp.c_fc.weight" in names and ("lm_head.weight" in names) == (not model.config.tied)
 
 
+def test_the_model_s_own_methods(tmp_path, library):
+    model, tokenizer = model_of(replace(CONFIG, vocab_size=280, dropout=0.1)), BytePairTokenizer.train(TEXT, 270)
+    model.save_pretrained(tmp_path / "m", tokenizer)
+    model.save_pretrained(tmp_path / "m", tokenizer, overwrite=True)
+    again = GPT.from_pretrained(tmp_path / "m", dropout=0.0, dtype=np.float64)
+    assert again.config == replace(model.config, dropout=0.0) and (again.parameters.data == model.parameters.data).all()
+
+
 def test_a_model_without_biases_gets_biases_of_zero(tmp_path, library):
     model = model_of(replace(CONFIG, bias=False), np.float64)
     save_pretrained(tmp_path / "m", model)

@@ -116,6 +116,18 @@ class GPT(Layer):
         """An independent copy in another dtype: float64 or complex128 for checks."""
         return GPT(self.config, ops=self.ops, parameters=self.parameters.astype(dtype), recompute=self.recompute)
 
+    @classmethod
+    def from_pretrained(cls, folder, **options):
+        """The GPT-2 in a folder of Hugging Face's layout; options and errors are those of numpyllm.interop.load_pretrained,
+        which gives its tokenizer as well."""
+        from ..interop import load_pretrained       # the one import upwards: docs/design_notes.md
+        return load_pretrained(folder, **options)[0]
+
+    def save_pretrained(self, folder, tokenizer=None, **options):
+        """Write it in Hugging Face's layout; options and errors are those of numpyllm.interop.save_pretrained."""
+        from ..interop import save_pretrained
+        save_pretrained(folder, self, tokenizer, **options)
+
     def replica(self, parameters):
         """The same model on other Parameters, which may share their arrays with these: for another thread."""
         return GPT(self.config, ops=self.ops, parameters=parameters, recompute=self.recompute)

@@ -261,6 +261,12 @@ def test_a_hostile_file_is_refused_before_anything_large_is_allocated(tmp_path, 
     assert peak < 32 * MOST_HEADER and message.isprintable()
 
 
+def test_a_model_larger_than_the_machine_is_refused(tmp_path, monkeypatch):
+    folder = write(tmp_path / "m")
+    monkeypatch.setattr(os, "sysconf", lambda name: 80)             # 80 pages of 80 bytes
+    refused(lambda: load_pretrained(folder), "must fit into the")
+
+
 def test_names_in_an_error_cannot_draw_on_the_terminal(tmp_path):
     arrays = weights() | {"\x1b[2J\nall is well": np.ones(1), "é" * 500: np.ones(1)}
     assert refused(lambda: load_pretrained(write(tmp_path / "m", arrays)), "surplus", "u001b").isprintable()

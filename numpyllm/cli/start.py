@@ -1,6 +1,5 @@
 """From a command line to a Trainer that is ready to run: a new one, or one that goes on where a run stopped."""
 
-import os
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from ..files import write_json
 from ..inference import generate_text
 from ..interop import load_model
 from ..models import GPT, GPTConfig
-from ..models.estimate import estimate
+from ..models.estimate import estimate, refuse_what_cannot_fit
 from ..training import RunFolder, TrainConfig, Trainer, load_checkpoint, newest_checkpoint
 from ..training.checkpoint import make_config
 from ..training.environment import environment
@@ -131,7 +130,7 @@ def start(args, make_tokenizer, *, prepared=False, log=print):
     """
     run, checkpoint, state, model_config, train_config, options, beginning = settled = settle(args)
     source = options["data"]
-    _refuse_what_cannot_fit(model_config, train_config)
+    refuse_what_cannot_fit(estimate(model_config, train_config.batch_size).total_bytes)
     board = TensorBoard(run.path, histogram_interval=options["histogram_interval"]) if options["tensorboard"] else None
 
     log(f"reading {source or 'the embedded corpus'}")
@@ -174,14 +173,3 @@ def _recorded_facts(checkpoint, stored):
             and facts.get("backend") in BACKENDS):
         raise InputError(f"{checkpoint / 'state.json'} must say which text and backend the run has: it cannot be resumed")
     return facts
-
-
-def _refuse_what_cannot_fit(model_config, train_config):
-    """Compare the estimate with the memory of this machine before anything large is allocated."""
-    if not hasattr(os, "sysconf"):
-        return
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    needed = estimate(model_config, train_config.batch_size).total_bytes
-    if needed > there:
-        raise InputError(f"the sizes must fit into the {there / 1e9:.0f} GB of this machine, they need {needed / 1e9:,.0f} GB: "
-                         "choose a smaller n_embd, n_layer, block_size, vocab_size or batch_size")

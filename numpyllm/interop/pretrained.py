@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..extras import load_extra
 from ..files import parse_json, read_bytes, replacing_folder
 from ..models import GPT
+from ..models.estimate import parameter_count, refuse_what_cannot_fit
 from ..tokenizer import BytePairTokenizer
 from ..tokenizer.formats import IN_A_FOLDER
 from .gpt2 import PREFIX, match, read_config, tensors, write_config
@@ -45,6 +46,7 @@ def load_pretrained(folder, *, ops=text, dtype=np.float32, dropout=None):
     path, stored = _stored(folder)
     places, head = match(config, stored, path)
     tokenizer = _load_tokenizer(folder, config)
+    refuse_what_cannot_fit(2 * parameter_count(config) * np.dtype(dtype).itemsize)      # parameters and gradients
     model = GPT(config, ops=ops, seed=None, dtype=dtype)
     for name, place in places.items():
         copy_tensor(place, name, model.parameters[name])

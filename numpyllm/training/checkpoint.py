@@ -126,7 +126,7 @@ def load_model(run, *, ops=text):
     """The newest model of a run's folder (or a checkpoint's) -> GPT, tokenizer, state. Raises InputError."""
     folder = newest_checkpoint(run)
     arrays, state, tokenizer_path = load_checkpoint(folder)
-    model = GPT(make_config(GPTConfig, state["model"], folder), ops=ops)
+    model = GPT(make_config(GPTConfig, state["model"], folder), ops=ops, seed=None)
     restore(folder, arrays, {"params": model.parameters.data})
     return model, tokenizers.load(tokenizer_path), state
 

@@ -15,20 +15,23 @@ def main(argv=None):
   numpyllm convert out/tiny --out tiny-hf
   numpyllm convert path/to/gpt2 --out gpt2
   numpyllm convert path/to/gpt2 --to hf --out gpt2-in-one-file""")
-    parser.add_argument("source", metavar="SOURCE", help="folder of a run, of one checkpoint, or of a GPT-2 in Hugging Face's layout")
+    parser.add_argument("source", metavar="SOURCE",
+                        help="folder of a run, of one checkpoint, or of a GPT-2 in Hugging Face's layout")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--to", choices=LAYOUTS, default=None,
-                        help="hf: config.json, model.safetensors and the tokenizer's files; numpyllm: a checkpoint (default: the "
-                        "other than the source's)")
+                        help="hf: config.json, model.safetensors and the tokenizer's files; numpyllm: a checkpoint "
+                        "(default: the other than the source's)")
     parser.add_argument("--tokenizer", default=None, metavar="FILE", help="a vocabulary's file, in place of the source's")
     parser.add_argument("--no_tokenizer", action="store_true", help="hf: write the model without its tokenizer")
-    parser.add_argument("--dropout", type=float, default=None, help="for training it on, where the source has several (Hugging Face's may)")
+    parser.add_argument("--dropout", type=float, default=None,
+                        help="for training it on, where a source in Hugging Face's layout has several")
     parser.add_argument("--overwrite", action="store_true", help="hf: replace what this command wrote there before")
     args = parser.parse_args(argv)
     theirs = is_pretrained(args.source)
     layout = args.to or ("numpyllm" if theirs else "hf")
     if layout == "numpyllm" and (args.no_tokenizer or args.overwrite):
-        raise InputError("--no_tokenizer and --overwrite are for --to hf: a checkpoint has a tokenizer, and is never replaced")
+        raise InputError("--no_tokenizer and --overwrite are for --to hf: a checkpoint has a tokenizer, and is never "
+                         "replaced")
     if args.no_tokenizer and args.tokenizer:
         raise InputError("--no_tokenizer and --tokenizer cannot both be meant: give one of them")
     if args.dropout is not None and not theirs:

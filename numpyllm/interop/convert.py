@@ -10,7 +10,7 @@ from .pretrained import is_pretrained, load_pretrained
 
 
 def load_model(folder, *, ops=text, dropout=None):
-    """The model in a run's folder (its newest), a checkpoint's, or one of Hugging Face's layout -> GPT, tokenizer or None.
+    """The model of a run (its newest), of a checkpoint, or in Hugging Face's layout -> GPT, tokenizer or None.
 
     dropout is for a folder of theirs that has several. Raises InputError as training.load_model and load_pretrained do.
     """

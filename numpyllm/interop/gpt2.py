@@ -4,7 +4,6 @@ Their matrices are (n_in, n_out), as ours are, so nothing is transposed. The tab
 """
 
 import re
-from pathlib import Path
 
 from ..errors import InputError
 from ..files import short
@@ -14,7 +13,8 @@ from .safetensors import READABLE, named
 PREFIX = "transformer."         # of all but the head, in a model with a head; not in one saved without
 BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")      # causal masks that old versions kept with the weights
 ACTIVATIONS = {"gelu_new": False, "gelu_pytorch_tanh": False, "gelu": True}     # name -> exact_gelu
-SIZES = {"n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "n_positions": "block_size", "vocab_size": "vocab_size"}
+SIZES = {"n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "n_positions": "block_size",
+         "vocab_size": "vocab_size"}     # theirs, ours
 DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 # What must have its default, since nothing here does otherwise: {key: (default, what is done here)}.
 ONLY = {
@@ -41,22 +41,24 @@ def read_config(values, path, *, dropout=None):
         raise InputError(f"{path}: must hold {', '.join(missing)}")
     activation = values.get("activation_function", "gelu_new")
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise InputError(f"{path}: activation_function must be one of {', '.join(ACTIVATIONS)}, got {short(activation)}")
+        raise InputError(f"{path}: activation_function must be one of {', '.join(ACTIVATIONS)}, got "
+                         f"{short(activation)}")
     tied = values.get("tie_word_embeddings", True)
     if not isinstance(tied, bool):
         raise InputError(f"{path}: tie_word_embeddings must be true or false, got {short(tied)}")
     if dropout is None:
-        dropout, *others = (values.get(key, 0.1) for key in DROPOUTS)
+        dropout, *others = three = [values.get(key, 0.1) for key in DROPOUTS]
         if any(other != dropout for other in others):
             raise InputError(f"{path}: {', '.join(DROPOUTS)} must be equal, for there is one dropout here, got "
-                             f"{', '.join(short(values.get(key, 0.1)) for key in DROPOUTS)}: say which, by dropout or --dropout")
+                             f"{', '.join(map(short, three))}: say which, by dropout or --dropout")
     try:
-        config = GPTConfig(**{ours: values[theirs] for theirs, ours in SIZES.items()}, dropout=dropout, bias=True, tied=tied,
-                           exact_gelu=ACTIVATIONS[activation], norm_eps=values.get("layer_norm_epsilon", 1e-5))
+        config = GPTConfig(**{ours: values[theirs] for theirs, ours in SIZES.items()}, dropout=dropout, bias=True,
+                           tied=tied, exact_gelu=ACTIVATIONS[activation],
+                           norm_eps=values.get("layer_norm_epsilon", 1e-5))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if values.get("n_inner") not in (None, 4 * config.n_embd):
-        raise InputError(f"{path}: n_inner must be null or 4 n_embd = {4 * config.n_embd}, for that is the width of an MLP here; got "
+        raise InputError(f"{path}: n_inner must be null or 4 n_embd = {4 * config.n_embd}, the width of an MLP here; got "
                          f"{short(values['n_inner'])}")
     return config
 
@@ -64,10 +66,11 @@ def read_config(values, path, *, dropout=None):
 def write_config(config, dtype, end_of_text=None):
     """The content of a config.json. end_of_text: id of the token that ends a document, if there is one."""
     return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2",
-            **{theirs: getattr(config, ours) for theirs, ours in SIZES.items()}, "n_ctx": config.block_size, "n_inner": None,
-            "activation_function": "gelu" if config.exact_gelu else "gelu_new", "layer_norm_epsilon": config.norm_eps,
-            **dict.fromkeys(DROPOUTS, config.dropout), "initializer_range": 0.02, "tie_word_embeddings": config.tied,
-            "bos_token_id": end_of_text, "eos_token_id": end_of_text, "torch_dtype": str(dtype)}
+            **{theirs: getattr(config, ours) for theirs, ours in SIZES.items()},
+            "n_ctx": config.block_size, "n_inner": None, "activation_function": "gelu" if config.exact_gelu else "gelu_new",
+            "layer_norm_epsilon": config.norm_eps, **dict.fromkeys(DROPOUTS, config.dropout), "initializer_range": 0.02,
+            "tie_word_embeddings": config.tied, "bos_token_id": end_of_text, "eos_token_id": end_of_text,
+            "torch_dtype": str(dtype)}
 
 
 def tensors(config):
@@ -101,20 +104,20 @@ def match(config, stored, path):
         if not BUFFERS.fullmatch(bare):
             found[bare] = where
     if config.n_layer > len(found):     # before a table is made for whatever number of layers
-        raise InputError(f"{path}: a model of n_layer={config.n_layer} must have 12 tensors a layer, there are {len(found)} in all")
+        raise InputError(f"{path}: a model of n_layer={config.n_layer} must have 12 tensors a layer, there are "
+                         f"{len(found)} in all")
     table = tensors(config)
     head = found.pop("lm_head.weight", None) if config.tied else None
-    shapes = {name: (shape, found[name]) for name, (_, shape) in table.items() if name in found}
+    pairs = [(name, shape, found[name]) for name, (_, shape) in table.items() if name in found]
     if head is not None:
-        shapes["lm_head.weight"] = (table["wte.weight"][1], head)
-    problems = [what for what in (
+        pairs.append(("lm_head.weight", table["wte.weight"][1], head))
+    problems = [
         named("missing", table.keys() - found.keys()),
         named("surplus", found.keys() - table.keys()),
-        named("of another shape", (f"{name} {list(there.shape)} for {list(shape)}" for name, (shape, there) in shapes.items()
-                                   if there.shape != shape)),
-        named(f"of a type other than {', '.join(READABLE)}", (f"{name} {there.dtype}" for name, (_, there) in shapes.items()
-                                                             if there.dtype not in READABLE))) if what]
-    if problems:
-        raise InputError(f"{path}: must hold the tensors that {Path(path).with_name('config.json').name} tells of; "
-                         f"{'; '.join(problems)}")
+        named("of another shape", {f"{name} {list(there.shape)} for {list(shape)}" for name, shape, there in pairs
+                                   if there.shape != shape}),
+        named(f"of a type other than {', '.join(READABLE)}", {f"{name} {there.dtype}" for name, _, there in pairs
+                                                             if there.dtype not in READABLE})]
+    if any(problems):
+        raise InputError(f"{path}: must hold the tensors that config.json tells of; {'; '.join(filter(None, problems))}")
     return {ours: found[theirs] for theirs, (ours, _) in table.items()}, head

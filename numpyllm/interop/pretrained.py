@@ -1,8 +1,8 @@
 """A model's folder in Hugging Face's layout, in and out.
 
-    config.json                                     sizes and choices (gpt2.py)
-    model.safetensors                               weights (safetensors.py); or several files and model.safetensors.index.json
-    tokenizer.json, vocab.json, merges.txt          the tokenizer, if it is there
+    config.json                             sizes and choices (gpt2.py)
+    model.safetensors                       weights (safetensors.py); or several files and an index
+    tokenizer.json, vocab.json, merges.txt  the tokenizer, if it is there
 """
 
 import json
@@ -24,21 +24,22 @@ from .safetensors import copy_tensor, read_header, read_index
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 MOST_CONFIG = 1 << 20       # bytes
-OURS = {CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"}     # what save_pretrained writes
+WRITTEN = {CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"}  # by save_pretrained
 
 
 def is_pretrained(folder):
     """Whether a folder has Hugging Face's layout rather than ours."""
     folder = Path(folder)
-    return any((folder / name).is_file() for name in (CONFIG, WEIGHTS, INDEX)) and not (folder / "manifest.json").exists()
+    theirs = any((folder / name).is_file() for name in (CONFIG, WEIGHTS, INDEX))
+    return theirs and not (folder / "manifest.json").exists()
 
 
 def load_pretrained(folder, *, ops=text, dtype=np.float32, dropout=None):
     """A GPT-2 in Hugging Face's layout -> GPT, tokenizer or None.
 
-    dtype is the model's, whatever that of the file (F64, F32, F16 and BF16 are read); dropout is for training it on, by
-    default the file's. Nothing of the size of a tensor is allocated before everything has been found to fit. Raises InputError
-    for what cannot be read, is not whole, or does something that no GPT here does.
+    dtype is the model's, whatever that of the file (F64, F32, F16 and BF16 are read); dropout is for training it on,
+    by default the file's. Nothing of the size of a tensor is allocated before everything has been found to fit. Raises
+    InputError for what cannot be read, is not whole, or does something that no GPT here does.
     """
     folder = Path(folder)
     path = folder / CONFIG
@@ -54,8 +55,8 @@ def load_pretrained(folder, *, ops=text, dtype=np.float32, dropout=None):
         own = np.empty_like(model.parameters["embedding.wte"])
         copy_tensor(head, "lm_head.weight", own)
         if not np.array_equal(own, model.parameters["embedding.wte"]):
-            raise InputError(f"{path}: lm_head.weight must equal wte.weight where config.json ties them, it does not: set "
-                             "tie_word_embeddings to false")
+            raise InputError(f"{path}: lm_head.weight must equal wte.weight where config.json ties them, it does not: "
+                             "set tie_word_embeddings to false")
     return model, tokenizer
 
 
@@ -66,7 +67,7 @@ def _stored(folder):
     if (folder / INDEX).exists():
         return folder / INDEX, read_index(folder / INDEX)
     pickled = [path.name for path in folder.glob("*.bin")]
-    hint = f": {pickled[0]} is a pickle, which can run code and is never read; save the model as safetensors" if pickled else ""
+    hint = f": {pickled[0]} is a pickle, which can run code; save the model as safetensors" if pickled else ""
     raise InputError(f"{folder}: must hold {WEIGHTS} or {INDEX}{hint}")
 
 
@@ -87,24 +88,25 @@ def _check_tokenizer(tokenizer, config, folder):
 def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
     """Write a GPT, and its tokenizer if given, in Hugging Face's layout, whole or not at all (extra `hf`).
 
-    A model without biases is written with biases of zero, for the layout has them. A folder that holds anything is refused;
-    with overwrite, one that this function wrote is replaced. Raises InputError for that, for a model in other types than
-    float32 or float64 or with values that are no numbers, a tokenizer of characters, and a disk that is full.
+    A model without biases is written with biases of zero, for the layout has them. A folder that holds anything is
+    refused; with overwrite, one that this function wrote is replaced. Raises InputError for that, for a model in other
+    types than float32 or float64 or with values that are no numbers, a tokenizer of characters, and a full disk.
     """
     safetensors, numpy_side = load_extra("safetensors", "hf"), load_extra("safetensors.numpy", "hf")
     parameters = model.parameters
     if parameters.dtype not in (np.float32, np.float64) or not np.isfinite(parameters.data).all():
-        raise InputError(f"a model to save must have finite numbers of type float32 or float64, this one of {parameters.dtype} has not")
+        raise InputError("a model to save must have finite numbers of type float32 or float64, this one of "
+                         f"{parameters.dtype} has not")
     if tokenizer is not None:
         if not isinstance(tokenizer, BytePairTokenizer):
-            raise InputError("a vocabulary of characters has no form that Hugging Face's libraries read: save the model without its "
-                             "tokenizer")
+            raise InputError("a vocabulary of characters has no form that Hugging Face's libraries read: save the model "
+                             "without its tokenizer (--no_tokenizer)")
         _check_tokenizer(tokenizer, model.config, folder)
     end_of_text = None if tokenizer is None else tokenizer.eot_token
     arrays = {name if name == "lm_head.weight" else PREFIX + name:
               parameters[ours] if ours in parameters.layout else np.zeros(shape, parameters.dtype)
               for name, (ours, shape) in tensors(model.config).items()}
-    with replacing_folder(folder, known=OURS if overwrite else ()) as temporary:
+    with replacing_folder(folder, known=WRITTEN if overwrite else ()) as temporary:
         try:
             numpy_side.save_file(arrays, temporary / WEIGHTS, metadata={"format": "pt"})    # transformers asks for it
         except safetensors.SafetensorError as error:
@@ -118,7 +120,8 @@ def _save_tokenizer(folder, tokenizer, block_size):
     tokenizer.save(folder / "tokenizer.json")
     end = {} if tokenizer.eot_token is None else {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
     _write_json(folder / "tokenizer_config.json", {     # the class that takes tokenizer.json as it stands
-        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size, "clean_up_tokenization_spaces": False} | end)
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size,
+        "clean_up_tokenization_spaces": False} | end)
     try:
         tokenizer.save(folder / "vocab.json", "gpt2")
     except InputError as error:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numpyllm import interop, ops
+from numpyllm import interop, kernels, ops
 from numpyllm import tokenizer as tokenizers
 from numpyllm.checks import check_model
 from numpyllm.cli.main import main
@@ -20,7 +20,9 @@ from numpyllm.files import replacing_folder
 from numpyllm.interop import load_pretrained, save_pretrained
 from numpyllm.interop.gpt2 import BUFFERS, tensors
 from numpyllm.interop.safetensors import MOST_HEADER, read_header, read_index
+from numpyllm.layers import LayerNorm
 from numpyllm.models import GPT, GPTConfig
+from numpyllm.parameters import Parameters
 from numpyllm.tokenizer import BytePairTokenizer, CharacterTokenizer
 
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=6, block_size=5, vocab_size=11)
@@ -466,6 +468,9 @@ def test_a_folder_that_holds_anything_is_not_touched(tmp_path, library):
     refused(lambda: save_pretrained(folder, model_of(seed=1), overwrite=True), "it holds mine.txt")
     assert contents(folder) == before | {"mine.txt": b"precious"}
     (folder / "mine.txt").unlink()
+    (folder / "vocab.json").mkdir()                                 # a folder of that name is not ours
+    refused(lambda: save_pretrained(folder, model_of(seed=1), overwrite=True), "it holds vocab.json")
+    (folder / "vocab.json").rmdir()
     save_pretrained(folder, model_of(seed=1), overwrite=True)
     assert (load_pretrained(folder)[0].parameters.data == model_of(seed=1).parameters.data).all()
     refused(lambda: save_pretrained(folder / "config.json", model_of()), "cannot be written")
@@ -496,6 +501,20 @@ def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path, library, mon
     assert calls and contents(folder) == before and [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
+def test_a_disk_that_fills_up_with_the_last_file_is_noticed(tmp_path, library, monkeypatch):
+    save = BytePairTokenizer.save
+
+    def full(self, path, format="huggingface"):
+        if format == "gpt2":
+            raise InputError(f"{path}: cannot be written: No space left on device") from OSError(28, "No space left on device")
+        save(self, path, format)
+
+    monkeypatch.setattr(BytePairTokenizer, "save", full)
+    refused(lambda: save_pretrained(tmp_path / "m", model_of(replace(CONFIG, vocab_size=280)), BytePairTokenizer.train(TEXT, 270)),
+            "No space left")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_new_folder_may_lie_deep(tmp_path):
     with replacing_folder(tmp_path / "a" / "b") as temporary:
         (temporary / "x").write_text("1")
@@ -510,6 +529,15 @@ def test_gradients_under_the_new_choices(changes):
     assert all(row.ok for row in check_model(model, ids, (ids + 1) % 11))
     plain = GPT(CONFIG, parameters=model.parameters) if "tied" not in changes else model_of(replace(CONFIG, tied=False))
     assert abs(plain.forward(ids)[0] - model.forward(ids)[0]).max() > 1e-5
+
+
+@pytest.mark.parametrize("backend", [ops, kernels], ids=["text", "kernels"])
+def test_a_norm_of_a_sum_has_the_same_eps(backend):
+    layer, x, r = LayerNorm(6, eps=0.3), *np.random.default_rng(0).standard_normal((2, 4, 6))
+    layer.bind(Parameters(layer.specs(), dtype=np.float64), backend)
+    expected = (x + r - (x + r).mean(1, keepdims=True)) / np.sqrt((x + r).var(1, keepdims=True) + 0.3)
+    assert np.abs(layer.residual_forward(x, r)[1] - expected).max() < 1e-14
+    assert np.abs(layer.forward(x + r)[0] - expected).max() < 1e-14
 
 
 def test_seed_none_makes_zeros_and_the_default_stays_as_it_was():

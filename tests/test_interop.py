@@ -612,6 +612,8 @@ def test_convert_takes_the_dropout_where_there_are_three(tmp_path, capsys, check
     assert code == 2 and "--dropout" in err
     assert run(capsys, "convert", folder, "--out", tmp_path / "x", "--dropout", "0.3", *vocabulary)[0] == 0
     assert interop.load_model(tmp_path / "x")[0].config.dropout == 0.3
+    CharacterTokenizer("abcdefghijk").save(folder / "tokenizer.json")
+    assert run(capsys, "generate", "--model", folder, "--prompt", "abc")[0] == 0        # it drops nothing, so need not know
 
 
 # ---- training a model on -----------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def logits_of(model):
 def test_logits_in_float64_and_float32(tmp_path, choice):
     model = theirs(torch.float64, **CHOICES[choice])
     expected = logits_of(model)
-    assert np.abs(expected).max() > 3
+    assert np.abs(expected).max() > 1
     model.save_pretrained(tmp_path / "f64")
     ours, tokenizer = load_pretrained(tmp_path / "f64", dtype=np.float64)
     assert tokenizer is None and np.abs(ours.forward(IDS)[0] - expected).max() < 1e-10

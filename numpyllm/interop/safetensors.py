@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import InputError
 from ..files import parse_json, read_bytes, short
 
-MOST_HEADER = 1 << 20           # bytes: GPT-2's largest model needs 60,000, and Python some twenty times as much memory
+MOST_HEADER = 1 << 20           # bytes: GPT-2's largest model needs 60,000, and Python takes up to 26 times as much memory
 MOST_DIMENSIONS = 8
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
         "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64}

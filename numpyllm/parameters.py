@@ -46,7 +46,8 @@ class Parameters:
     """All parameters of a model and their gradients.
 
     data (flat, dtype), grad (flat, the trainable part), parameters[name] and parameters.gradient(name) are views.
-    seed None leaves all parameters at zero, for who fills them in. Every view begins on a 64-byte boundary of the float32 layout; the gaps hold zeros.
+    Every view begins on a 64-byte boundary of the float32 layout; the gaps hold zeros. With seed=None nothing is drawn: all
+    parameters are zero.
     """
 
     def __init__(self, specs, *, seed=0, dtype=np.float32, data=None, grad=None):

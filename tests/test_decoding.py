@@ -29,7 +29,8 @@ def ids_of(model, *shape, seed=1):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("backend", [ops, kernels])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("sizes", [{}, {"tied": False, "bias": False}, {"n_embd": 70, "n_head": 5}], ids=["tied", "untied", "odd"])
+@pytest.mark.parametrize("sizes", [{}, {"tied": False, "bias": False}, {"n_embd": 70, "n_head": 5},
+                                   {"exact_gelu": True, "norm_eps": 1e-3}], ids=["tied", "untied", "odd", "exact"])
 def test_cached_equals_uncached_at_every_position(sizes, dtype, backend, threads):
     model = make(dtype, backend, **sizes)
     ids = ids_of(model, 3, 12)

@@ -6,13 +6,14 @@ import time
 from ..backend import BACKENDS, load_backend
 from ..errors import InputError
 from ..inference import KINDS, Continuation, Decoder, Sampling, beam_search, stream
-from ..interop.quantized import load_decodable
+from ..interop import load_decodable
 from .arguments import Parser, at_least
 
 
 def add_decoding_options(parser):
     """Which model decodes, and how."""
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a run, of one checkpoint, or of numpyllm quantize")
+    parser.add_argument("--model", required=True, metavar="DIR", 
+                        help="folder of a run, of one checkpoint, of numpyllm quantize, or of a GPT-2 in Hugging Face's layout")
     parser.add_argument("--weights", choices=KINDS, default=None, help="how weights are stored while decoding (default: as in the folder)")
     parser.add_argument("--threads", type=at_least(1), default=None, help="threads (default: one for a small model, else all cores)")
     parser.add_argument("--backend", choices=BACKENDS, default="numba", help="compiled kernels, or plain NumPy")
@@ -60,7 +61,7 @@ def main(argv=None):
                 if i:
                     print("-" * 40 + ("" if args.interactive else f"\n{prompt}"), end="\n" if args.interactive else "")
                 _write(decoder, tokenizer, Continuation(ids, args.max_new_tokens, sampling=sampling, seed=args.seed + i,
-                                                        stop_token=tokenizer.eot_token), args)
+                                                        stop_token=tokenizer.eot_token, n_vocab=tokenizer.n_vocab), args)
     return 0
 
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "data": "turn texts into shards of tokens to train on, look into them",
     "generate": "continue a text with a trained model",
     "quantize": "store a model's weights in fewer bytes",
+    "convert": "a model from our layout into Hugging Face's, or back",
 }
 
 

@@ -17,10 +17,12 @@ def main(argv=None):
   numpyllm train --config tiny
   numpyllm train --config shakespeare-char --data tinyshakespeare.txt --max_iters 500
   numpyllm train --config my.toml --print_config > whole.toml
+  numpyllm train --init_from gpt2 --block_size 256 --learning_rate 1e-4 --data book.txt
   numpyllm train --resume --out_dir out/tiny""")
     parser.add_config_file(leave_out=("resume", "overwrite", "print_config"))
     parser.add_argument("--print_config", action="store_true", help="print the whole configuration as TOML, and do nothing")
     add_run_options(parser, out_dir="out/run")
+    parser.add_argument("--init_from", default=None, metavar="DIR", help=OPTIONS["init_from"])
     parser.add_argument("--tokenizer", default="bpe", metavar="KIND|FILE", help=OPTIONS["tokenizer"])
     parser.add_config(GPTConfig, defaults={"vocab_size": 1024})
     parser.add_config(TrainConfig)

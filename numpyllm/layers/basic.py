@@ -34,8 +34,8 @@ class LayerNorm(Layer):
 
     b = None
 
-    def __init__(self, n_embd, *, bias=True):
-        self.n_embd, self.bias = n_embd, bias
+    def __init__(self, n_embd, *, bias=True, eps=1e-5):
+        self.n_embd, self.bias, self.eps = n_embd, bias, eps
 
     def own_specs(self):
         specs = {"w": ParamSpec((self.n_embd,), ones, decay=False)}
@@ -44,7 +44,7 @@ class LayerNorm(Layer):
         return specs
 
     def forward(self, x):
-        return self.ops.layernorm_forward(x, self.w, self.b)
+        return self.ops.layernorm_forward(x, self.w, self.b, eps=self.eps)
 
     def backward(self, dy, cache):
         dx, dw, db = self.ops.layernorm_backward(dy, cache, out=(None, *self.slots("w", "b")))
@@ -60,7 +60,7 @@ class LayerNorm(Layer):
 
     def residual_forward(self, x, r):
         """s = x + r, y = norm(s) -> s, y, cache."""
-        return self.ops.residual_layernorm_forward(x, r, self.w, self.b)
+        return self.ops.residual_layernorm_forward(x, r, self.w, self.b, eps=self.eps)
 
 
 class Dropout(Layer):

@@ -19,11 +19,11 @@ class BlockCache(NamedTuple):
 class Block(Layer):
     """x (B, T, C) -> y (B, T, C): x + attn(norm1(x)), and to that + mlp(norm2(.))."""
 
-    def __init__(self, n_embd, n_head, *, bias=True, dropout=0.0, proj_std=0.02):
-        self.norm1 = LayerNorm(n_embd, bias=bias)
+    def __init__(self, n_embd, n_head, *, bias=True, dropout=0.0, proj_std=0.02, exact_gelu=False, norm_eps=1e-5):
+        self.norm1 = LayerNorm(n_embd, bias=bias, eps=norm_eps)
         self.attn = CausalSelfAttention(n_embd, n_head, bias=bias, dropout=dropout, proj_std=proj_std)
-        self.norm2 = LayerNorm(n_embd, bias=bias)
-        self.mlp = MLP(n_embd, bias=bias, dropout=dropout, proj_std=proj_std)
+        self.norm2 = LayerNorm(n_embd, bias=bias, eps=norm_eps)
+        self.mlp = MLP(n_embd, bias=bias, dropout=dropout, proj_std=proj_std, exact_gelu=exact_gelu)
 
     def forward(self, x, draws=None):
         h, c_norm1 = self.norm1.forward(x)                                              # (1)

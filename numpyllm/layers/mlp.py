@@ -20,8 +20,8 @@ class MLP(Layer):
 
     b = None
 
-    def __init__(self, n_embd, *, bias=True, dropout=0.0, proj_std=0.02):
-        self.n_hidden, self.bias = 4 * n_embd, bias
+    def __init__(self, n_embd, *, bias=True, dropout=0.0, proj_std=0.02, exact_gelu=False):
+        self.n_hidden, self.bias, self.exact_gelu = 4 * n_embd, bias, exact_gelu
         self.up = Linear(n_embd, self.n_hidden, bias=False)
         self.down = Linear(self.n_hidden, n_embd, bias=bias, std=proj_std)
         self.dropout = Dropout(dropout)
@@ -31,7 +31,7 @@ class MLP(Layer):
 
     def forward(self, x, draws=None):
         h, c_up = self.up.forward(x)                                                    # (1)  (B, T, F)
-        h, c_gelu = self.ops.bias_gelu_forward(h, self.b)                               # (2)
+        h, c_gelu = self.ops.bias_gelu_forward(h, self.b, exact=self.exact_gelu)        # (2)
         y, c_down = self.down.forward(h)                                                # (3)  (B, T, C)
         y, c_dropout = self.dropout.forward(y, draws)                                   # (4)
         return y, MLPCache(c_up, c_gelu, c_down, c_dropout)

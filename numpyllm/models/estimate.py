@@ -1,6 +1,9 @@
 """What a training step costs in memory and arithmetic, from the sizes alone."""
 
+import os
 from typing import NamedTuple
+
+from ..errors import InputError
 
 
 class Estimate(NamedTuple):
@@ -49,3 +52,13 @@ def step_flops(config, batch_size):
     L, C, T, V = config.n_layer, config.n_embd, config.block_size, config.vocab_size
     N = batch_size * T
     return 3 * 2 * N * (12 * C * C * L + C * V) + (2 + 5) * 2 * N * T * C * L
+
+
+def refuse_what_cannot_fit(needed):
+    """InputError if these bytes are more than the memory of this machine, where the system tells it: before they are allocated."""
+    if not hasattr(os, "sysconf"):
+        return
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise InputError(f"the sizes must fit into the {there / 1e9:.0f} GB of this machine, they need {needed / 1e9:,.0f} GB: "
+                         "choose a smaller n_embd, n_layer, block_size, vocab_size or batch_size")

@@ -33,10 +33,13 @@ class GPTConfig:
     dropout: float = option(0.0, "probability of dropping an activation while training")
     bias: bool = option(True, "biases in linear maps and shifts in norms")
     tied: bool = option(True, "the output head shares its matrix with the token embedding")
+    exact_gelu: bool = option(False, "GELU by the error function, not by tanh as in GPT-2")
+    norm_eps: float = option(1e-5, "added to the variance in norms")
 
     def __post_init__(self):
         require_whole(self, 1, "n_layer", "n_head", "n_embd", "block_size", "vocab_size")
         require_between(self, 0, 1, "dropout")
+        require_between(self, 1e-30, 1, "norm_eps")
         if self.n_embd % self.n_head:
             raise InputError(f"n_embd must be divisible by n_head, got n_embd={self.n_embd} and n_head={self.n_head}: "
                              f"choose n_embd={self.n_embd // self.n_head * self.n_head or self.n_head} or another n_head")
@@ -55,7 +58,8 @@ class GPT(Layer):
     """A GPT with its parameters. ops is the backend: numpyllm.ops or anything that has the same functions.
 
     recompute=True keeps only the input of each block for the backward and runs the block's forward again there: less
-    memory, a third more work, the same gradients to the bit (Chen et al. 2016).
+    memory, a third more work, the same gradients to the bit (Chen et al. 2016). With seed=None all parameters are zero, for
+    whoever fills them.
 
     seed None leaves the parameters at zero, for who loads them.
 
@@ -67,9 +71,9 @@ class GPT(Layer):
         proj_std = 0.02 / math.sqrt(2 * config.n_layer)
         self.embedding = TokenPositionEmbedding(config.vocab_size, config.block_size, config.n_embd)
         self.dropout = Dropout(config.dropout)
-        self.blocks = [Block(config.n_embd, config.n_head, bias=config.bias, dropout=config.dropout, proj_std=proj_std)
-                       for _ in range(config.n_layer)]
-        self.norm = LayerNorm(config.n_embd, bias=config.bias)
+        self.blocks = [Block(config.n_embd, config.n_head, bias=config.bias, dropout=config.dropout, proj_std=proj_std,
+                             exact_gelu=config.exact_gelu, norm_eps=config.norm_eps) for _ in range(config.n_layer)]
+        self.norm = LayerNorm(config.n_embd, bias=config.bias, eps=config.norm_eps)
         self.head = Head(config.n_embd, config.vocab_size, tied_to=self.embedding if config.tied else None)
         self.parameters = Parameters(self.specs(), seed=seed, dtype=dtype) if parameters is None else parameters
         self.bind(self.parameters, ops)
@@ -137,6 +141,18 @@ class GPT(Layer):
     def astype(self, dtype):
         """An independent copy in another dtype: float64 or complex128 for checks."""
         return GPT(self.config, ops=self.ops, parameters=self.parameters.astype(dtype), recompute=self.recompute)
+
+    @classmethod
+    def from_pretrained(cls, folder, **options):
+        """The GPT-2 in a folder of Hugging Face's layout; options and errors are those of numpyllm.interop.load_pretrained,
+        which gives its tokenizer as well."""
+        from ..interop import load_pretrained       # the one import upwards: docs/design_notes.md
+        return load_pretrained(folder, **options)[0]
+
+    def save_pretrained(self, folder, tokenizer=None, **options):
+        """Write it in Hugging Face's layout; options and errors are those of numpyllm.interop.save_pretrained."""
+        from ..interop import save_pretrained
+        save_pretrained(folder, self, tokenizer, **options)
 
     def replica(self, parameters):
         """The same model on other Parameters, which may share their arrays with these: for another thread."""

@@ -125,10 +125,10 @@ def _summary(runs):
 
 
 def _parameters(config):
-    names = GPTConfig.__dataclass_fields__
+    names = GPTConfig.__dataclass_fields__.keys() & config.keys()       # an older run's has fewer
     try:
-        return f"{parameter_count(GPTConfig(**{name: config[name] for name in names})):,}"
-    except (KeyError, TypeError, InputError):
+        return f"{parameter_count(GPTConfig(**{name: config[name] for name in names})):,}" if "n_embd" in names else ""
+    except (TypeError, InputError):
         return ""
 
 

@@ -8,7 +8,7 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 560, 270
-LEFT, RIGHT, TOP, BOTTOM = 66, 14, 10, 30       # margins
+LEFT, RIGHT, TOP, BOTTOM = 66, 18, 10, 30       # margins
 COLOURS = 8
 BUCKETS = 300           # places on the x axis: of longer curves the least and the greatest value in each are drawn
 LARGEST = 1e100         # beyond it nothing is drawn: differences of such numbers overflow

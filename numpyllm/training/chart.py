@@ -54,7 +54,7 @@ def line_chart(series, title="", *, may_be_log=False, from_zero=False):
     for x, text in zip(x_ticks, tick_labels(x_ticks), strict=True):
         parts.append(f'<text class="tick" x="{across(x):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{text}</text>')
     parts.append(f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
-    for one in series:
+    for one in (one for one in series if one.points):
         parts.append(_marks(one, across) if one.kind == "marks" else _curve(one, across, down))
     return "".join(parts) + "</svg>"
 
@@ -112,7 +112,8 @@ def tick_labels(values):
     largest = max(map(abs, values))
     size, unit = next(((s, u) for s, u in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if largest >= 10 * s), (1.0, ""))
     if largest >= 1e13 or 0 < largest < 1e-3:
-        return [f"{value:.3g}" for value in values]
+        digits = next((d for d in range(3, 17) if len({f"{value:.{d}g}" for value in values}) == len(values)), 17)
+        return [f"{value:.{digits}g}" for value in values]
     values = [value / size for value in values]
     gap = min((b - a for a, b in zip(values, values[1:], strict=False)), default=max(1.0, largest) * 1e-3)
     digits = next((d for d in range(9) if all(abs(round(value, d) - value) < 1e-3 * gap for value in values)), 9)

@@ -215,14 +215,14 @@ def test_the_page_in_a_browser(tmp_path, spiky, browser, served):
     tip = chart.find_element(By.XPATH, "../div[@class='tip']")
     assert not tip.is_displayed()
     ActionChains(browser).move_to_element(chart).perform()
-    assert tip.is_displayed() and re.match(r"step \d+\nspiky  0\.\d+.*\nother  0\.001", tip.text)
+    assert tip.is_displayed() and re.match(r"step \d+\nspiky 0\.\d+.*\nother 0\.001", tip.text)
     toggle = browser.find_element(By.CSS_SELECTOR, "input[data-toggle='0']")
     toggle.click()
     lines = [len([line for line in browser.find_elements(By.CSS_SELECTOR, f"[data-run='{i}'] path") if line.is_displayed()])
              for i in range(2)]
     assert lines[0] == 0 and lines[1] >= 5
     ActionChains(browser).move_to_element(chart).perform()
-    assert tip.is_displayed() and "spiky" not in tip.text and "other  0.001" in tip.text
+    assert tip.is_displayed() and "spiky" not in tip.text and "other 0.001" in tip.text
     toggle.click()
     assert browser.find_element(By.CSS_SELECTOR, "[data-run='0'] path").is_displayed()
     script("fetch('/other').catch(() => {})")

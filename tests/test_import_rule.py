@@ -28,6 +28,7 @@ BELOW = {
     "evaluation": {"ops", "models", "training", "inference", "data"} | FOUNDATION,
     "bench": {"ops", "backend", "models", "training", "tokenizer"} | FOUNDATION,
     "checks": {"ops", "layers", "models", "parameters", "random", "gradcheck"},
+    "doctor": {"ops", "kernels", "models", "training", "bench", "checks", "gradcheck"} | FOUNDATION,
 }
 TOP = {"cli", "__main__", "<version>"}      # may import everything
 

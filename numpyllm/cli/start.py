@@ -16,6 +16,7 @@ from ..files import write_json
 from ..inference import generate_text
 from ..models import GPT, GPTConfig
 from ..models.estimate import estimate
+from ..tokenizer import BytePairTokenizer, CharacterTokenizer
 from ..training import RunFolder, TrainConfig, Trainer, load_checkpoint, newest_checkpoint
 from ..training.checkpoint import make_config
 from ..training.environment import environment
@@ -106,7 +107,7 @@ def start(args, make_tokenizer, *, prepared=False, log=print):
     """
     run, checkpoint, state, model_config, train_config, options = settled = settle(args)
     source = options["data"]
-    _refuse_what_cannot_fit(model_config, train_config)
+    refuse_what_cannot_fit(model_config, train_config)
     board = TensorBoard(run.path, histogram_interval=options["histogram_interval"]) if options["tensorboard"] else None
 
     log(f"reading {source or 'the embedded corpus'}")
@@ -137,6 +138,19 @@ def start(args, make_tokenizer, *, prepared=False, log=print):
     return Start(trainer, opened.val_text, opened.train, opened.validation)
 
 
+def tokenizer_maker(args, log=print):
+    """-> make_tokenizer(train_text, text) for `start` and `open_source`, as --tokenizer and --vocab_size say."""
+    def make_tokenizer(train_text, text):
+        if args.tokenizer == "bpe":
+            log(f"training a tokenizer of {args.vocab_size} tokens")
+            return BytePairTokenizer.train(train_text, args.vocab_size)
+        made = CharacterTokenizer.train(text) if args.tokenizer == "character" else tokenizers.load(args.tokenizer)
+        if "vocab_size" in args.given and args.vocab_size != made.n_vocab:
+            raise InputError(f"vocab_size must be that of the tokenizer, {made.n_vocab}, got {args.vocab_size}: leave it out")
+        return made
+    return make_tokenizer
+
+
 def _recorded_facts(checkpoint, stored):
     facts = stored["facts"]
     if not (isinstance(facts.get("sha256"), str) and isinstance(facts.get("data"), (str, type(None)))
@@ -145,8 +159,8 @@ def _recorded_facts(checkpoint, stored):
     return facts
 
 
-def _refuse_what_cannot_fit(model_config, train_config):
-    """Compare the estimate with the memory of this machine before anything large is allocated."""
+def refuse_what_cannot_fit(model_config, train_config):
+    """InputError unless the estimate fits into the memory of this machine: before anything large is allocated."""
     if not hasattr(os, "sysconf"):
         return
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

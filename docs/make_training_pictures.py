@@ -157,12 +157,12 @@ def draw_optimizer(figure):
     runs = Runs(10 ** 9)
     left, right = figure.subplots(1, 2)
     for name, rates in (("adamw", (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)), ("sgd", (0.03, 0.1, 0.3, 1.0, 3.0))):
-        curves = [runs(f"{name}, {rate:g}", optimizer=name, learning_rate=rate) for rate in rates]
+        curves = [runs(f"{name}, {rate:g}", optimizer=name, learning_rate=rate, weight_decay=0.0) for rate in rates]
         min(curves, key=lambda curve: curve.final).draw(left, "train/loss")
         right.plot(rates, [curve.final for curve in curves], "o-", label=name, linewidth=1.2, markersize=4)
     right.set_xscale("log")
     show(left, "loss of each at its best learning rate", low=1.5, high=4)
-    show(right, "validation loss after 600 steps", "learning rate")
+    show(right, "validation loss after 600 steps", "learning rate", low=1.8, high=3.2)
 
 
 def draw_schedule(figure):

@@ -63,7 +63,7 @@ class Patient:
         return self.train.threads or physical_cores()
 
     def new_model(self, **changes):
-        return GPT(replace(self.config, **changes), ops=self.ops, seed=self.train.seed)
+        return GPT(replace(self.config, **changes), ops=self.ops, seed=self.train.seed, recompute=self.train.recompute)
 
     def batch(self, rows, context=None):
         """ids, targets (B, T) of the first batch or batches: exactly `rows` contexts, cut to so many tokens."""

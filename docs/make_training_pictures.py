@@ -49,7 +49,8 @@ class Curve(Observer):
         """A row over the steps (times `along`), as a running mean."""
         steps, values = np.array(self.rows[key]).T
         n = min(mean_of, len(values))
-        axes.plot(steps[n - 1:] * along, np.convolve(values, np.full(n, 1 / n), "valid"), **{"label": self.label, "linewidth": 1.2} | style)
+        means = np.convolve(values, np.full(n, 1 / n), "valid")
+        axes.plot(steps[n - 1:] * along, means, **{"label": self.label, "linewidth": 1.2} | style)
 
 
 class Runs:
@@ -145,7 +146,8 @@ def draw_clipping(figure):
     left, right = figure.subplots(1, 2)
     for optimizer, rate, style in (("sgd", 0.3, "-"), ("adamw", 3e-3, ":")):
         for limit in (0.0, 1.0, 0.1):
-            curve = runs(f"{optimizer}, {limit or 'no limit'}", optimizer=optimizer, learning_rate=rate, grad_clip=limit, weight_decay=0.0)
+            curve = runs(f"{optimizer}, {limit or 'no limit'}", optimizer=optimizer, learning_rate=rate, grad_clip=limit,
+                         weight_decay=0.0)
             curve.draw(left, "train/loss", linestyle=style)
             if not limit:
                 curve.draw(right, "train/grad_norm", mean_of=1, linestyle=style, linewidth=0.8)
@@ -169,9 +171,9 @@ def draw_schedule(figure):
     runs = Runs(10 ** 9)
     left, right = figure.subplots(1, 2)
     for name in ("constant", "cosine", "linear", "wsd"):
-        curve = runs(name, schedule=name, learning_rate=1e-2, min_lr=0.0, max_iters=1000, eval_interval=50)
-        left.plot([learning_rate(TrainConfig(**BASE | {"schedule": name, "learning_rate": 1e-2, "min_lr": 0.0, "max_iters": 1000}), step)
-                   for step in range(1000)], label=name, linewidth=1.2)
+        changes = {"schedule": name, "learning_rate": 1e-2, "min_lr": 0.0, "max_iters": 1000, "eval_interval": 50}
+        curve = runs(name, **changes)
+        left.plot([learning_rate(TrainConfig(**BASE | changes), step) for step in range(1000)], label=name, linewidth=1.2)
         curve.draw(right, "val/loss", mean_of=1)
     show(left, "learning rate, by schedule")
     show(right, "loss on validation text", low=1.6, high=2.4)
@@ -187,8 +189,9 @@ def draw_spikes(figure):
                                      ("poisoned, without", True, {"spike_zscore": 0.0})):
         curve = Curve(label)
         final, trainer = train(tokens, tokenizer, poisoned, observers=[curve], log_interval=1, **changes)
-        print(f"  {label:28} validation {final:.3f}  skipped {trainer.skipped}  "
-              f"at the poisoned steps {[round(dict(curve.rows['train/loss']).get(s + 1, np.nan), 2) for s in (WRONG, HUGE, NAN)]}", flush=True)
+        losses = dict(curve.rows["train/loss"])         # a NaN is not written
+        print(f"  {label:28} validation {final:.3f}  skipped {trainer.skipped}  losses at the poisoned steps "
+              f"{[round(losses.get(step + 1, np.nan), 2) for step in (WRONG, HUGE, NAN)]}", flush=True)
         curve.draw(left, "train/loss", mean_of=1, linewidth=0.8)
         curve.rows["train/loss"] = [(step, loss) for step, loss in curve.rows["train/loss"] if step - 1 not in (WRONG, HUGE, NAN)]
         curve.draw(right, "train/loss", linestyle="--" if poisoned and not changes else "-")
@@ -198,7 +201,8 @@ def draw_spikes(figure):
 
 
 PICTURES = {"learning_rate": draw_learning_rate, "batch_size": draw_batch_size, "warmup": draw_warmup,
-            "weight_decay": draw_weight_decay, "clipping": draw_clipping, "optimizer": draw_optimizer, "schedule": draw_schedule, "spikes": draw_spikes}
+            "weight_decay": draw_weight_decay, "clipping": draw_clipping, "optimizer": draw_optimizer,
+            "schedule": draw_schedule, "spikes": draw_spikes}
 
 
 def main(names):

@@ -186,15 +186,19 @@ def draw_spikes(figure):
     tokens = tokenizer.encode_to_numpy(text)
     left, right = figure.subplots(1, 2)
     for label, poisoned, changes in (("clean", False, {}), ("poisoned, with the monitor", True, {}),
-                                     ("poisoned, without", True, {"spike_zscore": 0.0})):
+                                     ("poisoned, without", True, {"spike_zscore": 0.0}),
+                                     ("poisoned, clipped at 1, without", True, {"spike_zscore": 0.0, "grad_clip": 1.0}),
+                                     ("clean, clipped at 1", False, {"grad_clip": 1.0})):
         curve = Curve(label)
         final, trainer = train(tokens, tokenizer, poisoned, observers=[curve], log_interval=1, **changes)
         losses = dict(curve.rows["train/loss"])         # a NaN is not written
         print(f"  {label:28} validation {final:.3f}  skipped {trainer.skipped}  losses at the poisoned steps "
               f"{[round(losses.get(step + 1, np.nan), 2) for step in (WRONG, HUGE, NAN)]}", flush=True)
-        curve.draw(left, "train/loss", mean_of=1, linewidth=0.8)
-        curve.rows["train/loss"] = [(step, loss) for step, loss in curve.rows["train/loss"] if step - 1 not in (WRONG, HUGE, NAN)]
-        curve.draw(right, "train/loss", linestyle="--" if poisoned and not changes else "-")
+        if "grad_clip" not in changes:
+            curve.draw(left, "train/loss", mean_of=1, linewidth=0.8)
+        curve.rows["train/loss"] = [(step, loss) for step, loss in losses.items() if step - 1 not in (WRONG, HUGE, NAN)]
+        if poisoned or not changes:
+            curve.draw(right, "train/loss", linestyle="--" if poisoned and not changes else "-")
     left.set_yscale("log")
     show(left, f"loss of each step; poison at {WRONG}, {HUGE}, {NAN}")
     show(right, f"mean of {MEAN_OF} steps that are not poisoned", low=2.4, high=4)

@@ -243,7 +243,7 @@ def check_speed(patient, progress):
     step = lambda: replicas.step([batch], optimizer, lr=1e-9, grad_clip=1.0, draws=lambda micro, row: None)
     step()                                      # memory is asked for once
     seconds, started = [], time.perf_counter()
-    while len(seconds) < 3 or time.perf_counter() - started < SPEED_SECONDS:
+    while not seconds or time.perf_counter() - started < SPEED_SECONDS:
         progress(min(SPEED_SECONDS, time.perf_counter() - started), SPEED_SECONDS)
         before = time.perf_counter()
         step()

@@ -208,7 +208,8 @@ def check_overfitting(patient, progress):
             break
     return Finding("overfitting", f"{batch[0].size} tokens, {step + 1} steps of {config.optimizer}: loss {first:.3f} to {loss:.3f}",
                    f"below {least:.2f} in {OVERFIT_STEPS}", loss <= least,
-                   f"try another --learning_rate than {config.learning_rate:g}; if none helps, a layer does not learn")
+                   f"try another --learning_rate than {config.learning_rate:g}; if none helps, a layer does not learn, or the model is "
+                   "too small for so many tokens")
 
 
 def irreducible(ids, targets):

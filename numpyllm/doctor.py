@@ -181,9 +181,11 @@ def check_initial_loss(patient, progress):
     """A new model knows nothing, so each of V tokens should get 1/V: ln V nats.
 
     Its logits are products of a normalised h, |h|^2 = C, with rows of standard deviation s: their variance is C s^2, and
-    the loss is C s^2 / 2 more than ln V. Twice that is allowed, and 0.1 for a small batch.
+    the loss is C s^2 / 2 more than ln V. Twice that is allowed, and 0.1 for a small batch. Targets that repeat their input
+    are left out: with a tied head a token is likely to follow itself from the start.
     """
     ids, targets = patient.batch(max(4, 256 // patient.config.block_size), 256)
+    targets = np.where(targets == ids, -1, targets)
     loss, count = patient.new_model().loss(ids, targets)
     loss, uniform = float(loss) / max(1, count), math.log(patient.config.vocab_size)
     slack = 0.1 + patient.config.n_embd * INIT_STD ** 2

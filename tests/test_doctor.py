@@ -102,6 +102,12 @@ def test_initial_weights_of_the_wrong_size_are_found(monkeypatch, std):
     assert "initial loss" in failures("initial loss")
 
 
+def test_a_text_of_repetitions_is_no_wrong_initialisation():
+    """With a tied head a token is likely to follow itself: by 0.7 to 1 nat, which would look like weights too large."""
+    runs = lambda step: (np.repeat(np.arange(8) + 8 * (step % 2), 8).reshape(4, 16), np.roll(np.repeat(np.arange(8), 8), -1).reshape(4, 16))
+    assert failures("initial loss", batches=runs) == set()
+
+
 def test_a_learning_rate_of_zero_and_one_far_too_high_are_found():
     for rate in (0.0, 1e3):
         assert failures(train=TrainConfig(batch_size=4, learning_rate=rate, threads=1)) == {"overfitting"}

@@ -30,6 +30,7 @@ BELOW = {
     "interop": {"ops", "models", "training", "inference", "tokenizer", "parameters"} | FOUNDATION,
     "bench": {"ops", "backend", "models", "training", "inference", "tokenizer"} | FOUNDATION,
     "checks": {"ops", "layers", "models", "parameters", "random", "gradcheck"},
+    "doctor": {"ops", "kernels", "models", "training", "bench", "checks", "gradcheck"} | FOUNDATION,
 }
 UPWARDS = {("models/gpt.py", "interop")}     # from_pretrained and save_pretrained, names that users expect on the model itself
 TOP = {"cli", "__main__", "<version>"}      # may import everything

@@ -16,6 +16,7 @@ from ..inference import generate_text
 from ..interop import load_model
 from ..models import GPT, GPTConfig
 from ..models.estimate import estimate, refuse_what_cannot_fit
+from ..tokenizer import BytePairTokenizer, CharacterTokenizer
 from ..training import RunFolder, TrainConfig, Trainer, load_checkpoint, newest_checkpoint
 from ..training.checkpoint import make_config
 from ..training.environment import environment
@@ -165,6 +166,19 @@ def start(args, make_tokenizer, *, prepared=False, log=print):
     write_toml(run.config_path, settled._replace(model=model_config).table(), comments())
     write_json(run.environment_path, environment())
     return Start(trainer, opened.val_text, opened.train, opened.validation)
+
+
+def tokenizer_maker(args, log=print):
+    """-> make_tokenizer(train_text, text) for `start` and `open_source`, as --tokenizer and --vocab_size say."""
+    def make_tokenizer(train_text, text):
+        if args.tokenizer == "bpe":
+            log(f"training a tokenizer of {args.vocab_size} tokens")
+            return BytePairTokenizer.train(train_text, args.vocab_size)
+        made = CharacterTokenizer.train(text) if args.tokenizer == "character" else tokenizers.load(args.tokenizer)
+        if "vocab_size" in args.given and args.vocab_size != made.n_vocab:
+            raise InputError(f"vocab_size must be that of the tokenizer, {made.n_vocab}, got {args.vocab_size}: leave it out")
+        return made
+    return make_tokenizer
 
 
 def _recorded_facts(checkpoint, stored):

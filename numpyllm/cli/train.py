@@ -2,14 +2,11 @@
 
 import shlex
 
-from .. import tokenizer as tokenizers
 from ..config import format_toml
-from ..errors import InputError
 from ..models import GPTConfig
-from ..tokenizer import BytePairTokenizer, CharacterTokenizer
 from ..training import TrainConfig
 from .arguments import Parser
-from .start import OPTIONS, add_run_options, comments, settle, start
+from .start import OPTIONS, add_run_options, comments, settle, start, tokenizer_maker
 
 
 def main(argv=None):
@@ -31,16 +28,7 @@ def main(argv=None):
         print(format_toml(settle(args).table(), comments()), end="")
         return 0
 
-    def make_tokenizer(train_text, text):
-        if args.tokenizer == "bpe":
-            print(f"training a tokenizer of {args.vocab_size} tokens")
-            return BytePairTokenizer.train(train_text, args.vocab_size)
-        made = CharacterTokenizer.train(text) if args.tokenizer == "character" else tokenizers.load(args.tokenizer)
-        if "vocab_size" in args.given and args.vocab_size != made.n_vocab:
-            raise InputError(f"vocab_size must be that of the tokenizer, {made.n_vocab}, got {args.vocab_size}: leave it out")
-        return made
-
-    trainer = start(args, make_tokenizer, prepared=True).trainer
+    trainer = start(args, tokenizer_maker(args), prepared=True).trainer
     folder = shlex.quote(args.out_dir)
     if not trainer.run():
         print(f"continue with: numpyllm train --resume --out_dir {folder}")

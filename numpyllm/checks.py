@@ -78,6 +78,31 @@ def _residual_layernorm(rng, z, ops, bias=True):
                 {"x": x, "r": s - x} | _gain_and_shift(rng, z, bias))
 
 
+def _rmsnorm(rng, z, ops):
+    return Case(ops.rmsnorm_forward, ops.rmsnorm_backward, {"x": _spread_rows(rng, z.B, z.T, z.C), "w": rng.standard_normal(z.C)})
+
+
+def _residual_rmsnorm(rng, z, ops):
+    s, x = _spread_rows(rng, z.B, z.T, z.C), rng.standard_normal((z.B, z.T, z.C))
+    return Case(ops.residual_rmsnorm_forward, ops.residual_rmsnorm_backward, {"x": x, "r": s - x, "w": rng.standard_normal(z.C)})
+
+
+def _rotary(rng, z, ops, interleaved=False):
+    positions = rng.integers(0, 100, (z.B, z.T))
+    return Case(lambda x: ops.rotary_forward(x, *text.rotary_angles(positions, 2 * z.D, dtype=x.real.dtype), interleaved=interleaved),
+                ops.rotary_backward,
+                {"x": rng.standard_normal((z.B, z.T, z.H, 2 * z.D))})
+
+
+def _activation(rng, z, ops, name):
+    return Case(getattr(ops, f"{name}_forward"), getattr(ops, f"{name}_backward"), {"x": 2 * rng.standard_normal((z.B, z.T, z.F))})
+
+
+def _swiglu(rng, z, ops):
+    return Case(ops.swiglu_forward, ops.swiglu_backward,
+                {"gate": 2 * rng.standard_normal((z.B, z.T, z.F)), "x": rng.standard_normal((z.B, z.T, z.F))})
+
+
 def _residual(rng, z, ops):
     return Case(ops.residual_forward, ops.residual_backward,
                 {"x": rng.standard_normal((z.T, z.C)), "r": rng.standard_normal((z.T, z.C))})
@@ -101,12 +126,15 @@ def _softmax(rng, z, ops):
     return Case(ops.softmax_forward, ops.softmax_backward, {"x": 2 * rng.standard_normal((z.B, z.T, z.V))})
 
 
-def _attention(rng, z, ops, spans=None, drop=False):
-    keep = rng.random((z.B, z.H, z.T, z.S)) >= 0.3 if drop else None
+def _attention(rng, z, ops, spans=None, drop=False, shared=False, slopes=False, softcap=0.0):
+    G, H = z.H, z.H * (2 if shared else 1)                                  # shared: two heads of queries for one of keys
+    keep = rng.random((z.B, H, z.T, z.S)) >= 0.3 if drop else None
     spans = spans(rng, z) if spans else None
-    inputs = {"q": rng.standard_normal((z.B, z.T, z.H, z.D)), "k": rng.standard_normal((z.B, z.S, z.H, z.D)),
-              "v": rng.standard_normal((z.B, z.S, z.H, z.D))}
-    return Case(lambda q, k, v: ops.attention_forward(q, k, v, spans, keep=keep, p=0.3 if drop else 0.0),
+    inputs = {"q": rng.standard_normal((z.B, z.T, H, z.D)), "k": rng.standard_normal((z.B, z.S, G, z.D)),
+              "v": rng.standard_normal((z.B, z.S, G, z.D))}
+    choices = lambda q: {"keep": keep, "p": 0.3 if drop else 0.0, "softcap": softcap,
+                         "slopes": text.alibi_slopes(H, dtype=q.real.dtype) if slopes else None}
+    return Case(lambda q, k, v: ops.attention_forward(q, k, v, spans, **choices(q)),
                 ops.attention_backward, inputs)
 
 
@@ -159,6 +187,19 @@ OPS = {
     "attention, causal": lambda *a: _attention(*a, spans=_causal),
     "attention, spans": lambda *a: _attention(*a, spans=_two_spans),
     "attention, dropout": lambda *a: _attention(*a, spans=_causal, drop=True),
+    "attention, shared keys": lambda *a: _attention(*a, spans=_causal, shared=True),
+    "attention, window": lambda *a: _attention(*a, spans=lambda rng, z: text.window_spans(z.T, z.S, window=3)),
+    "attention, strided": lambda *a: _attention(*a, spans=lambda rng, z: text.strided_spans(z.T, z.S, stride=2)),
+    "attention, ALiBi": lambda *a: _attention(*a, spans=_causal, slopes=True),
+    "attention, soft cap": lambda *a: _attention(*a, spans=_causal, shared=True, softcap=0.7),
+    "rmsnorm": _rmsnorm,
+    "residual_rmsnorm": _residual_rmsnorm,
+    "rotary": _rotary,
+    "rotary, interleaved": lambda *a: _rotary(*a, interleaved=True),
+    "relu": lambda *a: _activation(*a, name="relu"),
+    "squared_relu": lambda *a: _activation(*a, name="squared_relu"),
+    "silu": lambda *a: _activation(*a, name="silu"),
+    "swiglu": _swiglu,
     "cross_entropy": _cross_entropy,
     "head_loss": _head_loss,
     "head_loss, at once": lambda *a: _head_loss(*a, at_once=True),

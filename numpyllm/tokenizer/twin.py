@@ -52,7 +52,7 @@ class Twin:
         texts = [text.encode("utf-8") for text, _ in part]
         stops = np.cumsum([len(text) for text in texts])
         special_ids = np.array([self._special_tokens[text] if special else -1 for text, special in part])
-        data = np.frombuffer(b"".join(texts), dtype=np.uint8)
+        data = np.frombuffer(b"".join([*texts, bytes(self._kernels.PADDING)]), dtype=np.uint8)
         try:
             workspace, ids = self._idle.pop()
         except IndexError:

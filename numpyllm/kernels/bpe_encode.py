@@ -20,7 +20,7 @@ import numpy as np
 from ._jit import jit, jit_inlined
 from ._words import load, pointer, prefetch, trailing_zeros
 from .pretokenize import piece_end
-from .windows import NONE, SIZE, begins_in_ascii, starts_in_window
+from .windows import SIZE, begins_in_ascii, starts_in_window
 
 ID_BITS = 21
 MOST_IDS = 1 << ID_BITS         # two ids and the one they make fit into a word
@@ -28,12 +28,12 @@ NO_RANK = 0x7FFF_FFFF
 NO_PAIR = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 MIX_1, MIX_2 = np.uint64(0x9E37_79B9_7F4A_7C15), np.uint64(0xC2B2_AE3D_27D4_EB4F)      # odd, with bits of all places
 
-LINE_BITS = 16                  # the cache of words has 2^16 lines of the processor's, 64 bytes, with two slots each: 4 MB
+LINE_BITS = 17                  # the cache has 2^17 lines of 64 bytes, which are the processor's, of two slots each: 8 MB
 LINE, SLOT = 8, 4               # their sizes in words of 64 bits
 WORD_BYTES = 15                 # longest key
 WORD_IDS = 4                    # most ids of an entry
 AHEAD = 32                      # pieces that are cut before the first of them is looked up, so that its slot is there by then
-ONE, ALL = np.uint64(1), ~np.uint64(0)
+NONE, ONE, ALL = np.uint64(0), np.uint64(1), ~np.uint64(0)
 KEY_OF_SLOT = (ONE << np.uint64(60)) - ONE      # without the number of ids
 PADDING = 16
 SCANNED = 96                    # ids up to which the next pair to merge is looked for from end to end
@@ -341,6 +341,12 @@ def _merge_long(memory, data, start, stop, vocabulary, chains):
     return count
 
 
+@jit
+def home_line(low, high):
+    """The line in which a piece of this key should be; it may also be in the line beside it, whose number is ^ 1."""
+    return np.int64((low * MIX_1 + high * MIX_2) >> np.uint64(64 - LINE_BITS))
+
+
 @jit_inlined
 def _cut(cut, pieces, data, start, end, words):
     """Note the piece data[start:end], its key and the place of its slot, and ask for that."""
@@ -351,7 +357,7 @@ def _cut(cut, pieces, data, start, end, words):
         low = load(data, start) & (ALL >> np.uint64(max(64 - 8 * length, 0)))
         high = load(data, start + 8) & ((ONE << np.uint64(max(8 * length - 64, 0))) - ONE)
         high |= np.uint64(length) << np.uint64(56)
-    home = np.int64((low * MIX_1 + high * MIX_2) >> np.uint64(64 - LINE_BITS))
+    home = home_line(low, high)
     prefetch(words, LINE * home)
     begins[pieces], lows[pieces], highs[pieces], homes[pieces] = start, low, high, home
 
@@ -377,18 +383,20 @@ def _encode_piece(out, count, data, start, stop, vocabulary, workspace):
 
 
 @jit
-def _is_in(words, slot, low, high):
-    return (words[slot] == low) & (words[slot + 1] & KEY_OF_SLOT == high)
+def _slot_of_word(words, home, low, high):
+    """Where in `words` the slot with this key begins, -1 if there is none."""
+    for line in (LINE * home, LINE * (home ^ 1)):
+        for slot in (line, line + SLOT):
+            if words[slot] == low and words[slot + 1] & KEY_OF_SLOT == high:
+                return slot
+    return -1
 
 
 @jit
 def _remember(words, home, low, high, out, first, count):
     """Enter a piece into the cache, if need be in place of another."""
-    line = LINE * home
-    while words[line + SLOT + 1] != 0 and line == LINE * home:
-        line = LINE * (home ^ 1)
-    slot = line + SLOT * (words[line + 1] != 0)
-    if words[slot + 1] != 0:
+    slot = _slot_of_word(words, home, NONE, NONE)           # an empty one
+    if slot < 0:
         slot = LINE * home + SLOT * np.int64(low & ONE)
     words[slot] = low
     words[slot + 1] = high | np.uint64(count - first) << np.uint64(60)
@@ -438,15 +446,7 @@ def encode(ids, text, stops, special_ids, pattern, classes, vocabulary, workspac
             begins[pieces] = start
             for i in range(pieces):
                 low, high, home = lows[i], highs[i], np.int64(homes[i])
-                slot = LINE * home
-                if not _is_in(words, slot, low, high):
-                    slot += SLOT
-                    if not _is_in(words, slot, low, high):
-                        slot = LINE * (home ^ 1)
-                        if not _is_in(words, slot, low, high):
-                            slot += SLOT
-                            if not _is_in(words, slot, low, high):
-                                slot = -1
+                slot = _slot_of_word(words, home, low, high)
                 if slot >= 0 and high > 0:
                     first, second = words[slot + 2], words[slot + 3]
                     out[count], out[count + 1] = first, first >> np.uint64(32)

@@ -51,10 +51,10 @@ class Twin:
                     number, part = next(parts, (None, None))
                 if part is None:
                     return
-                workspace, ids = self._encode_part(part)
+                ids, memory = self._encode_part(part)
                 with adding:
                     joined.add(number, ids)
-                self._idle.append(workspace)
+                self._idle.append(memory)
 
         if threads == 1:
             work()
@@ -67,22 +67,22 @@ class Twin:
         return joined.ids()
 
     def _encode_part(self, part):
-        """-> workspace, and the ids in it: (T,) uint32."""
+        """-> the ids, (T,) uint32, and the memory they are in: for another call, once they have been copied."""
         texts = [text.encode("utf-8") for text, _ in part]
         stops = np.array([*accumulate(map(len, texts))])
         special_ids = np.array([self._special_tokens[text] if special else -1 for text, special in part])
         data = np.frombuffer(b"".join([*texts, bytes(self._kernels.PADDING)]), dtype=np.uint8)
         try:
-            workspace = self._idle.pop()
+            memory = self._idle.pop()
         except IndexError:
-            workspace = self._kernels.workspace(self._ids), np.empty(PART + 4, np.uint32)
-        fixed, ids = workspace
+            memory = self._kernels.workspace(self._ids), np.empty(PART + 4, np.uint32)
+        workspace, ids = memory
         if len(ids) < stops[-1] + 4:
             ids = np.empty(stops[-1] + 4, np.uint32)
             if len(ids) <= 4 * PART + 4:
-                workspace = fixed, ids
-        count = self._kernels.encode(ids, data, stops, special_ids, self._pattern, class_table(), self._vocabulary, fixed)
-        return workspace, ids[:count]
+                memory = workspace, ids
+        count = self._kernels.encode(ids, data, stops, special_ids, self._pattern, class_table(), self._vocabulary, workspace)
+        return ids[:count], memory
 
 
 class _Joined:

@@ -1,6 +1,6 @@
 """Twin of numpyllm.tokenizer.bpe: from UTF-8 to ids in one function.
 
-    pieces      pretokenize.py cuts the text
+    pieces      windows.py, and where it sees too little pretokenize.py, cut the text
     words       a cache of pieces of up to 15 bytes with their ids: nearly every piece is answered here
     tokens      a piece that is itself a token is that token
     pairs       else its bytes are merged: rank of the token that two neighbours make, by their ids
@@ -35,7 +35,7 @@ WORD_IDS = 4                    # most ids of an entry
 AHEAD = 32                      # pieces that are cut before the first of them is looked up, so that its slot is there by then
 NONE, ONE, ALL = np.uint64(0), np.uint64(1), ~np.uint64(0)
 KEY_OF_SLOT = (ONE << np.uint64(60)) - ONE      # without the number of ids
-PADDING = 16
+PADDING = 16                    # bytes that must exist behind a text, since keys are read by eights
 SCANNED = 96                    # ids up to which the next pair to merge is looked for from end to end
 
 
@@ -55,7 +55,7 @@ class Workspace(NamedTuple):
     words: np.ndarray           # (2^LINE_BITS * LINE,) uint64, two slots a line: 8 bytes; 7 bytes, length, number of ids; four ids
     ids: np.ndarray             # (SCANNED,) int32: the parts of a piece,
     ranks: np.ndarray           # (SCANNED,) int32: and what each makes with the next
-    cut: np.ndarray             # (4, AHEAD + SIZE) uint64: begin, key and home slot of pieces
+    cut: np.ndarray             # (4, AHEAD + SIZE) uint64: begin, key and home line of pieces
     chains: np.ndarray          # (4, ids) int32, for long pieces: see _merge_long
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from .unicode import class_table
 
 MOST_IDS = 1 << 21      # of a vocabulary that the kernel takes
-PART = 1 << 17          # characters that the kernel gets at once, about: they and their ids stay in the processor's cache
+PART = 1 << 18          # characters that the kernel gets at once, about: they and their ids stay in the processor's cache
 
 # Where a text may be cut without changing its pieces, in all named patterns: before a space that does not follow white space,
 # and before a newline or such a sign that follows a letter or digit. (Of the letters, those which have always been some.)

@@ -11,7 +11,8 @@ import numpy as np
 
 from . import ops as text
 from .gradcheck import check_gradients, check_op
-from .layers import MLP, Block, CausalSelfAttention, Dropout, Head, LayerNorm, Linear, TokenPositionEmbedding
+from .layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, LayerNorm, Linear, RMSNorm, Rotary, TokenEmbedding,
+                     TokenPositionEmbedding)
 from .models import GPT, GPTConfig
 from .parameters import Parameters
 from .random import Draws
@@ -254,6 +255,18 @@ def _embedding_layer(rng, z, ops):
                        lambda layer, dy, cache: layer.backward(dy, cache))
 
 
+def _sinusoidal_layer(rng, z, ops):
+    ids = rng.integers(0, z.V, (z.B, z.T))
+    make = lambda: TokenEmbedding(z.V, z.C, positions=text.sinusoidal_positions(z.S, z.C))
+    return _bound_case(rng, make, ops, lambda layer: layer.forward(ids), lambda layer, dy, cache: layer.backward(dy, cache))
+
+
+def _block(z, *, pre_norm=True, bias=True, dropout=0.0):
+    C = z.H * z.D
+    return Block(CausalSelfAttention(C, z.H, bias=bias, dropout=dropout), MLP(C, bias=bias, dropout=dropout), LayerNorm(C, bias=bias),
+                 LayerNorm(C, bias=bias), pre_norm=pre_norm)
+
+
 DRAWS = Draws(0)
 DROP = {"call": lambda layer, x: layer.forward(x, DRAWS)}
 
@@ -269,14 +282,26 @@ LAYERS = {
     "CausalSelfAttention, dropout": _layer(lambda z: CausalSelfAttention(z.H * z.D, z.H, dropout=0.3), **DROP),
     "MLP": _layer(lambda z: MLP(z.H * z.D)),
     "MLP, no bias, dropout": _layer(lambda z: MLP(z.H * z.D, bias=False, dropout=0.3), **DROP),
-    "Block": _layer(lambda z: Block(z.H * z.D, z.H)),
-    "Block, no bias, dropout": _layer(lambda z: Block(z.H * z.D, z.H, bias=False, dropout=0.3), **DROP),
+    "CausalSelfAttention, rotary, norms, shared keys": _layer(
+        lambda z: CausalSelfAttention(4 * z.H * z.D, 2 * z.H, n_kv_head=z.H, qk_norm=True, rotary=Rotary()), shape=lambda z: (z.B, z.T, 4 * z.H * z.D)),
+    "CausalSelfAttention, ALiBi, soft cap": _layer(lambda z: CausalSelfAttention(z.H * z.D, z.H, alibi=True, softcap=2.0)),
+    "RMSNorm": _layer(lambda z: RMSNorm(z.C), lambda z: (z.B, z.T, z.C)),
+    "MLP, squared ReLU": _layer(lambda z: MLP(z.H * z.D, activation="squared_relu")),
+    "MLP, SiLU, no bias": _layer(lambda z: MLP(z.H * z.D, activation="silu", bias=False)),
+    "GatedMLP": _layer(lambda z: GatedMLP(z.H * z.D, n_hidden=z.F)),
+    "GatedMLP, bias, dropout": _layer(lambda z: GatedMLP(z.H * z.D, n_hidden=z.F, bias=True, dropout=0.3), **DROP),
+    "TokenEmbedding, sinusoidal": _sinusoidal_layer,
+    "Block": _layer(lambda z: _block(z)),
+    "Block, no bias, dropout": _layer(lambda z: _block(z, bias=False, dropout=0.3), **DROP),
+    "Block, post-norm": _layer(lambda z: _block(z, pre_norm=False)),
     "Head": _layer(lambda z: Head(z.C, z.V), lambda z: (z.B, z.T, z.C)),
 }
 
 
 def _gpt(rng, z, ops, logits=False, recompute=False, **choices):
-    config = GPTConfig(n_layer=2, n_head=z.H, n_embd=z.H * z.D, block_size=z.S, vocab_size=z.V, **choices)
+    size = 2 * z.D if choices.get("position") == "rotary" else z.D
+    heads = 2 * z.H if "n_kv_head" in choices else z.H
+    config = GPTConfig(n_layer=2, n_head=heads, n_embd=heads * size, block_size=z.S, vocab_size=z.V, **choices)
     ids, targets = rng.integers(0, z.V, (z.B, z.T)), _targets(rng, z)
     draws = Draws(0) if config.dropout else None
 
@@ -302,6 +327,9 @@ MODELS = {
     "GPT, untied, no bias": lambda *a: _gpt(*a, tied=False, bias=False),
     "GPT, tied, dropout": lambda *a: _gpt(*a, dropout=0.3),
     "GPT, tied, dropout, recomputed": lambda *a: _gpt(*a, dropout=0.3, recompute=True),
+    "GPT, as Llama": lambda *a: _gpt(*a, position="rotary", norm="rmsnorm", mlp="swiglu", n_kv_head=1, bias=False, tied=False),
+    "GPT, ALiBi, window, squared ReLU": lambda *a: _gpt(*a, position="alibi", attention="window", window=2, mlp="squared_relu"),
+    "GPT, post-norm, sinusoidal, fixed": lambda *a: _gpt(*a, position="sinusoidal", pre_norm=False, attention="fixed", window=2, mlp="relu"),
 }
 
 CASES = OPS | LAYERS | MODELS

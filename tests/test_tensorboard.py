@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tiny_run
-from test_survival import same_end
+from test_survival import differences
 
 from numpyllm.training.samples import SampleLog
 from numpyllm.training.tensorboard import TensorBoard
@@ -55,4 +55,4 @@ def test_watching_with_everything_changes_no_bit(tmp_path):
     pytest.importorskip("tensorboardX", reason="tensorboardX is not installed: pip install 'numpyllm[tensorboard]'")
     train(tmp_path / "plain", watched=False)
     train(tmp_path / "watched", watched=True, log_interval=1)
-    assert same_end(tmp_path / "watched", tmp_path / "plain")
+    assert differences(tmp_path / "watched", tmp_path / "plain") == []

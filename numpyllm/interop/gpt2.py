@@ -64,7 +64,13 @@ def read_config(values, path, *, dropout=None):
 
 
 def write_config(config, dtype, end_of_text=None):
-    """The content of a config.json. end_of_text: id of the token that ends a document, if there is one."""
+    """The content of a config.json. end_of_text: id of the token that ends a document, if there is one.
+
+    InputError for a model that is no GPT-2.
+    """
+    if other := config.differing():
+        raise InputError(f"GPT-2's layout knows no {', '.join(f'{name}={value}' for name, value in other.items())}: this model can only "
+                         "be kept as a checkpoint")
     return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2",
             **{theirs: getattr(config, ours) for theirs, ours in SIZES.items()},
             "n_ctx": config.block_size, "n_inner": None, "activation_function": "gelu" if config.exact_gelu else "gelu_new",

@@ -30,7 +30,13 @@ def ids_of(model, *shape, seed=1):
 @pytest.mark.parametrize("backend", [ops, kernels])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("sizes", [{}, {"tied": False, "bias": False}, {"n_embd": 70, "n_head": 5},
-                                   {"exact_gelu": True, "norm_eps": 1e-3}], ids=["tied", "untied", "odd", "exact"])
+                                   {"exact_gelu": True, "norm_eps": 1e-3},
+                                   {"position": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "n_kv_head": 1, "bias": False, "qk_norm": True},
+                                   {"position": "rotary", "rotary_interleaved": True, "attention": "strided", "window": 3, "mlp": "swiglu"},
+                                   {"position": "alibi", "attention": "window", "window": 4, "mlp": "squared_relu", "softcap": 2.0},
+                                   {"position": "sinusoidal", "attention": "fixed", "window": 5, "mlp": "relu", "pre_norm": False},
+                                   {"position": "none", "mlp": "silu", "n_embd": 24, "n_head": 4, "n_kv_head": 2, "norm": "rmsnorm"}],
+                         ids=["tied", "untied", "odd", "exact", "llama", "strided", "alibi", "post-norm", "none"])
 def test_cached_equals_uncached_at_every_position(sizes, dtype, backend, threads):
     model = make(dtype, backend, **sizes)
     ids = ids_of(model, 3, 12)

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from ..kernels.decode import Matrices, Scales, Shared, Vectors, decode
+from ..kernels.decode import ACTIVATIONS, PATTERNS, Choices, Matrices, Scales, Shared, Vectors, decode
+from ..ops import alibi_slopes, rotary_angles, sinusoidal_positions
 
-MATRICES = ("blocks.attn.qkv.w", "blocks.attn.proj.w", "blocks.mlp.up.w", "blocks.mlp.down.w", "embedding.wte")
-LAYER_VECTORS = {"norm1_w": "norm1.w", "norm1_b": "norm1.b", "qkv_b": "attn.qkv.b", "proj_b": "attn.proj.b",
-                 "norm2_w": "norm2.w", "norm2_b": "norm2.b", "mlp_b": "mlp.b", "down_b": "mlp.down.b"}
+MATRICES = ("blocks.attn.qkv.w", "blocks.attn.proj.w", "blocks.mlp.gate.w", "blocks.mlp.up.w", "blocks.mlp.down.w", "embedding.wte")
 MOST = 16                   # positions a call
 
 
@@ -14,24 +13,17 @@ class CompiledStep:
     """A call is GPT.step for few positions, by so many threads: this one, and others from a pool."""
 
     def __init__(self, model, stored, threads, pool):
-        config, parameters = model.config, model.parameters
-        layers, C, F, V = range(config.n_layer), config.n_embd, 4 * config.n_embd, config.vocab_size
-        self.dtype, self.vocab_size, self.threads = parameters.dtype, V, threads
-        self._eps, self._exact = config.norm_eps, config.exact_gelu
-        names = [*MATRICES, "embedding.wte" if config.tied else "head.w"]
+        config = model.config
+        V, C, F, qkv_width = config.vocab_size, config.n_embd, config.hidden, model.blocks[0].attn.qkv.n_out
+        self.dtype, self.vocab_size, self.threads = model.parameters.dtype, V, threads
+        names = [name if name in stored.rows else "blocks.mlp.up.w" for name in MATRICES]       # the one that is not read
+        names.append("embedding.wte" if config.tied else "head.w")
         self._matrices = Matrices(*(stored.rows[name] for name in names))
         self._scales = Scales(*(stored.scales[name] for name in names))
-        sizes = {"qkv_b": 3 * C, "mlp_b": F}
-
-        def vector(name, size):
-            return parameters[name] if name in parameters.layout else np.zeros(size, self.dtype)
-
-        stacked = [np.stack([vector(f"blocks.{layer}.{local}", sizes.get(field, C)) for layer in layers])
-                   for field, local in LAYER_VECTORS.items()]
-        self._vectors = Vectors(*stacked, vector("norm.w", C), vector("norm.b", C), parameters["embedding.wpe"],
-                                np.zeros(V, self.dtype))
+        self._vectors = _vectors(model)
+        self._choices = _choices(config)
         room = lambda *shape: np.empty(shape, self.dtype)
-        self._shared = Shared(np.zeros(1, np.int64), room(MOST, 3 * C), room(MOST, C), room(MOST, F), room(MOST, C),
+        self._shared = Shared(np.zeros(1, np.int64), room(MOST, qkv_width), room(MOST, C), room(MOST, F), room(MOST, F), room(MOST, C),
                               room(threads, 2, MOST, C), room(threads, config.block_size))
         self._pool = pool
         self._compile(model.past())
@@ -42,7 +34,7 @@ class CompiledStep:
         for first in range(0, len(tokens), MOST):
             some = slice(first, first + MOST)
             rest = (self.threads, logits[some], tokens[some], sequences[some], positions[some], past.keys, past.values,
-                    self._matrices, self._scales, self._vectors, self._shared, self._eps, self._exact)
+                    self._matrices, self._scales, self._vectors, self._shared, self._choices)
             others = [self._pool.submit(decode, rank, *rest) for rank in range(1, self.threads)]
             decode(0, *rest)
             for other in others:
@@ -54,3 +46,31 @@ class CompiledStep:
         threads, self.threads = self.threads, 1
         self(*np.zeros((3, 1), np.int64), past)
         self.threads = threads
+
+
+def _choices(config):
+    c = config
+    return Choices(c.norm_eps, c.norm == "rmsnorm", c.pre_norm, ACTIVATIONS.index("exact_gelu" if c.exact_gelu else c.mlp), c.qk_norm,
+                   (1 + c.rotary_interleaved) if c.position == "rotary" else 0, c.position == "alibi", float(c.softcap),
+                   PATTERNS.index(c.attention), c.window)
+
+
+def _vectors(model):
+    config, parameters = model.config, model.parameters
+    V, C, F, D = config.vocab_size, config.n_embd, config.hidden, config.head_size
+
+    def vector(name, size):
+        return parameters[name] if name in parameters.layout else np.zeros(size, parameters.dtype)
+
+    def stack(local, size):
+        return np.stack([vector(f"blocks.{layer}.{local}", size) for layer in range(config.n_layer)])
+
+    up_b = "mlp.up.b" if config.mlp == "swiglu" else "mlp.b"
+    positions = {"learned": lambda: parameters["embedding.wpe"],
+                 "sinusoidal": lambda: sinusoidal_positions(config.block_size, C, dtype=parameters.dtype)}
+    cos, sin = rotary_angles(np.arange(config.block_size), D, base=config.rotary_base, scale=config.rotary_scale, dtype=parameters.dtype)
+    return Vectors(stack("norm1.w", C), stack("norm1.b", C), stack("attn.qkv.b", model.blocks[0].attn.qkv.n_out),
+                   stack("attn.q_norm.w", D), stack("attn.k_norm.w", D), stack("attn.proj.b", C), stack("norm2.w", C), stack("norm2.b", C),
+                   stack("mlp.gate.b", F), stack(up_b, F), stack("mlp.down.b", C), vector("norm.w", C), vector("norm.b", C),
+                   np.zeros(V, parameters.dtype), positions.get(config.position, lambda: np.empty((0, C), parameters.dtype))(),
+                   cos, sin, alibi_slopes(config.n_head, dtype=parameters.dtype))

@@ -44,7 +44,7 @@ class Decoder:
         self._workspaces = [Workspace() for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads, "decode")
         self._compiled = None
-        if model.ops is not text and not model.config.differing():
+        if model.ops is not text:
             from .compiled import CompiledStep
             self._compiled = CompiledStep(model, stored, threads, self._pool)
 

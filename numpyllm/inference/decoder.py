@@ -14,6 +14,7 @@ from .. import blas
 from .. import ops as text
 from ..errors import InputError
 from ..workspace import Workspace
+from .together import together
 from .weights import StoredWeights
 
 SMALL = 4_000_000           # parameters: below, a thread is quicker alone than in company
@@ -152,6 +153,6 @@ class Decoder:
                 barrier.abort()             # nobody waits for a thread that is no more
                 raise
 
-        logits = list(self._pool.map(part, range(parts)))[-1] if parts > 1 else part(0)
+        logits = together(self._pool, parts, part, barrier.abort)[-1]
         self.past.lengths[sequence] = start + T
         return logits

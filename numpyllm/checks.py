@@ -11,7 +11,8 @@ import numpy as np
 
 from . import ops as text
 from .gradcheck import check_gradients, check_op
-from .layers import MLP, Block, CausalSelfAttention, Dropout, Head, LayerNorm, Linear, TokenPositionEmbedding
+from .layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, LayerNorm, Linear, RMSNorm, Rotary, TokenEmbedding,
+                     TokenPositionEmbedding)
 from .models import GPT, GPTConfig
 from .parameters import Parameters
 from .random import Draws
@@ -78,6 +79,31 @@ def _residual_layernorm(rng, z, ops, bias=True):
                 {"x": x, "r": s - x} | _gain_and_shift(rng, z, bias))
 
 
+def _rmsnorm(rng, z, ops):
+    return Case(ops.rmsnorm_forward, ops.rmsnorm_backward, {"x": _spread_rows(rng, z.B, z.T, z.C), "w": rng.standard_normal(z.C)})
+
+
+def _residual_rmsnorm(rng, z, ops):
+    s, x = _spread_rows(rng, z.B, z.T, z.C), rng.standard_normal((z.B, z.T, z.C))
+    return Case(ops.residual_rmsnorm_forward, ops.residual_rmsnorm_backward, {"x": x, "r": s - x, "w": rng.standard_normal(z.C)})
+
+
+def _rotary(rng, z, ops, interleaved=False):
+    positions = rng.integers(0, 100, (z.B, z.T))
+    return Case(lambda x: ops.rotary_forward(x, *text.rotary_angles(positions, 2 * z.D, dtype=x.real.dtype), interleaved=interleaved),
+                ops.rotary_backward,
+                {"x": rng.standard_normal((z.B, z.T, z.H, 2 * z.D))})
+
+
+def _activation(rng, z, ops, name):
+    return Case(getattr(ops, f"{name}_forward"), getattr(ops, f"{name}_backward"), {"x": 2 * rng.standard_normal((z.B, z.T, z.F))})
+
+
+def _swiglu(rng, z, ops):
+    return Case(ops.swiglu_forward, ops.swiglu_backward,
+                {"gate": 2 * rng.standard_normal((z.B, z.T, z.F)), "x": rng.standard_normal((z.B, z.T, z.F))})
+
+
 def _residual(rng, z, ops):
     return Case(ops.residual_forward, ops.residual_backward,
                 {"x": rng.standard_normal((z.T, z.C)), "r": rng.standard_normal((z.T, z.C))})
@@ -101,12 +127,15 @@ def _softmax(rng, z, ops):
     return Case(ops.softmax_forward, ops.softmax_backward, {"x": 2 * rng.standard_normal((z.B, z.T, z.V))})
 
 
-def _attention(rng, z, ops, spans=None, drop=False):
-    keep = rng.random((z.B, z.H, z.T, z.S)) >= 0.3 if drop else None
+def _attention(rng, z, ops, spans=None, drop=False, shared=False, slopes=False, softcap=0.0):
+    G, H = z.H, z.H * (2 if shared else 1)                                  # shared: two heads of queries for one of keys
+    keep = rng.random((z.B, H, z.T, z.S)) >= 0.3 if drop else None
     spans = spans(rng, z) if spans else None
-    inputs = {"q": rng.standard_normal((z.B, z.T, z.H, z.D)), "k": rng.standard_normal((z.B, z.S, z.H, z.D)),
-              "v": rng.standard_normal((z.B, z.S, z.H, z.D))}
-    return Case(lambda q, k, v: ops.attention_forward(q, k, v, spans, keep=keep, p=0.3 if drop else 0.0),
+    inputs = {"q": rng.standard_normal((z.B, z.T, H, z.D)), "k": rng.standard_normal((z.B, z.S, G, z.D)),
+              "v": rng.standard_normal((z.B, z.S, G, z.D))}
+    choices = lambda q: {"keep": keep, "p": 0.3 if drop else 0.0, "softcap": softcap,
+                         "slopes": text.alibi_slopes(H, dtype=q.real.dtype) if slopes else None}
+    return Case(lambda q, k, v: ops.attention_forward(q, k, v, spans, **choices(q)),
                 ops.attention_backward, inputs)
 
 
@@ -159,6 +188,19 @@ OPS = {
     "attention, causal": lambda *a: _attention(*a, spans=_causal),
     "attention, spans": lambda *a: _attention(*a, spans=_two_spans),
     "attention, dropout": lambda *a: _attention(*a, spans=_causal, drop=True),
+    "attention, shared keys": lambda *a: _attention(*a, spans=_causal, shared=True),
+    "attention, window": lambda *a: _attention(*a, spans=lambda rng, z: text.window_spans(z.T, z.S, window=3)),
+    "attention, strided": lambda *a: _attention(*a, spans=lambda rng, z: text.strided_spans(z.T, z.S, stride=2)),
+    "attention, ALiBi": lambda *a: _attention(*a, spans=_causal, slopes=True),
+    "attention, soft cap": lambda *a: _attention(*a, spans=_causal, shared=True, softcap=0.7),
+    "rmsnorm": _rmsnorm,
+    "residual_rmsnorm": _residual_rmsnorm,
+    "rotary": _rotary,
+    "rotary, interleaved": lambda *a: _rotary(*a, interleaved=True),
+    "relu": lambda *a: _activation(*a, name="relu"),
+    "squared_relu": lambda *a: _activation(*a, name="squared_relu"),
+    "silu": lambda *a: _activation(*a, name="silu"),
+    "swiglu": _swiglu,
     "cross_entropy": _cross_entropy,
     "head_loss": _head_loss,
     "head_loss, at once": lambda *a: _head_loss(*a, at_once=True),
@@ -213,6 +255,18 @@ def _embedding_layer(rng, z, ops):
                        lambda layer, dy, cache: layer.backward(dy, cache))
 
 
+def _sinusoidal_layer(rng, z, ops):
+    ids = rng.integers(0, z.V, (z.B, z.T))
+    make = lambda: TokenEmbedding(z.V, z.C, positions=text.sinusoidal_positions(z.S, z.C))
+    return _bound_case(rng, make, ops, lambda layer: layer.forward(ids), lambda layer, dy, cache: layer.backward(dy, cache))
+
+
+def _block(z, *, pre_norm=True, bias=True, dropout=0.0):
+    C = z.H * z.D
+    return Block(CausalSelfAttention(C, z.H, bias=bias, dropout=dropout), MLP(C, bias=bias, dropout=dropout), LayerNorm(C, bias=bias),
+                 LayerNorm(C, bias=bias), pre_norm=pre_norm)
+
+
 DRAWS = Draws(0)
 DROP = {"call": lambda layer, x: layer.forward(x, DRAWS)}
 
@@ -228,14 +282,26 @@ LAYERS = {
     "CausalSelfAttention, dropout": _layer(lambda z: CausalSelfAttention(z.H * z.D, z.H, dropout=0.3), **DROP),
     "MLP": _layer(lambda z: MLP(z.H * z.D)),
     "MLP, no bias, dropout": _layer(lambda z: MLP(z.H * z.D, bias=False, dropout=0.3), **DROP),
-    "Block": _layer(lambda z: Block(z.H * z.D, z.H)),
-    "Block, no bias, dropout": _layer(lambda z: Block(z.H * z.D, z.H, bias=False, dropout=0.3), **DROP),
+    "CausalSelfAttention, rotary, norms, shared keys": _layer(
+        lambda z: CausalSelfAttention(4 * z.H * z.D, 2 * z.H, n_kv_head=z.H, qk_norm=True, rotary=Rotary()), shape=lambda z: (z.B, z.T, 4 * z.H * z.D)),
+    "CausalSelfAttention, ALiBi, soft cap": _layer(lambda z: CausalSelfAttention(z.H * z.D, z.H, alibi=True, softcap=2.0)),
+    "RMSNorm": _layer(lambda z: RMSNorm(z.C), lambda z: (z.B, z.T, z.C)),
+    "MLP, squared ReLU": _layer(lambda z: MLP(z.H * z.D, activation="squared_relu")),
+    "MLP, SiLU, no bias": _layer(lambda z: MLP(z.H * z.D, activation="silu", bias=False)),
+    "GatedMLP": _layer(lambda z: GatedMLP(z.H * z.D, n_hidden=z.F)),
+    "GatedMLP, bias, dropout": _layer(lambda z: GatedMLP(z.H * z.D, n_hidden=z.F, bias=True, dropout=0.3), **DROP),
+    "TokenEmbedding, sinusoidal": _sinusoidal_layer,
+    "Block": _layer(lambda z: _block(z)),
+    "Block, no bias, dropout": _layer(lambda z: _block(z, bias=False, dropout=0.3), **DROP),
+    "Block, post-norm": _layer(lambda z: _block(z, pre_norm=False)),
     "Head": _layer(lambda z: Head(z.C, z.V), lambda z: (z.B, z.T, z.C)),
 }
 
 
 def _gpt(rng, z, ops, logits=False, recompute=False, **choices):
-    config = GPTConfig(n_layer=2, n_head=z.H, n_embd=z.H * z.D, block_size=z.S, vocab_size=z.V, **choices)
+    size = 2 * z.D if choices.get("position") == "rotary" else z.D
+    heads = 2 * z.H if "n_kv_head" in choices else z.H
+    config = GPTConfig(n_layer=2, n_head=heads, n_embd=heads * size, block_size=z.S, vocab_size=z.V, **choices)
     ids, targets = rng.integers(0, z.V, (z.B, z.T)), _targets(rng, z)
     draws = Draws(0) if config.dropout else None
 
@@ -261,6 +327,9 @@ MODELS = {
     "GPT, untied, no bias": lambda *a: _gpt(*a, tied=False, bias=False),
     "GPT, tied, dropout": lambda *a: _gpt(*a, dropout=0.3),
     "GPT, tied, dropout, recomputed": lambda *a: _gpt(*a, dropout=0.3, recompute=True),
+    "GPT, as Llama": lambda *a: _gpt(*a, position="rotary", norm="rmsnorm", mlp="swiglu", n_kv_head=1, bias=False, tied=False),
+    "GPT, ALiBi, window, squared ReLU": lambda *a: _gpt(*a, position="alibi", attention="window", window=2, mlp="squared_relu"),
+    "GPT, post-norm, sinusoidal, fixed": lambda *a: _gpt(*a, position="sinusoidal", pre_norm=False, attention="fixed", window=2, mlp="relu"),
 }
 
 CASES = OPS | LAYERS | MODELS

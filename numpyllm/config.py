@@ -1,6 +1,7 @@
 """Options: dataclass fields that carry their own help text, so that a config class is also its command line; and the flat
 TOML files that hold them."""
 
+import difflib
 import json
 import tomllib
 from dataclasses import field
@@ -28,6 +29,15 @@ def require_between(config, low, high, *names):
         value = getattr(config, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < high:
             raise InputError(f"{name} must be at least {low:g} and below {high:g}, got {value!r}")
+
+
+def require_one_of(config, known, *names):
+    """Raise InputError unless each of these fields is one of the known words."""
+    for name in names:
+        value = getattr(config, name)
+        if value not in known:
+            near = difflib.get_close_matches(str(value), known, n=1)
+            raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}" + (f": did you mean {near[0]}?" if near else ""))
 
 
 def read_toml(path):

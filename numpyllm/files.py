@@ -4,6 +4,7 @@ import codecs
 import json
 import os
 import secrets
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +35,47 @@ def replacing(path):
 
 
 @contextmanager
+def replacing_folder(path, *, known=()):
+    """A new folder to write files into, which becomes `path` when the block ends well: all of it is on disk then.
+
+    A folder `path` that holds anything is refused, unless all its files are called as one of `known`: then it is replaced.
+    When the block ends in an exception, `path` is what it was. An OSError becomes an InputError that names it.
+    """
+    path = Path(path).resolve()
+    token = secrets.token_hex(4)
+    new, old = path.with_name(f".{path.name}.{token}.tmp"), path.with_name(f".{path.name}.{token}.old")
+    try:
+        others = [] if not os.path.lexists(path) else sorted(entry.name for entry in path.iterdir() if entry.name not in known
+                                                             or entry.is_dir())
+        if others:
+            raise InputError(f"{path}: must not be there yet, or be empty, it holds {others[0]}: name another folder")
+        new.mkdir(parents=True)
+        yield new
+        for file in (*new.iterdir(), new):
+            sync(file)
+        if os.path.lexists(path):
+            os.rename(path, old)
+        os.rename(new, path)
+        sync(path.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(path):
+    """Have a file or folder on the disk, whatever happens to the machine."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def restoring(path):
     """For the smaller of two files that belong together: if the block fails, `path` is again what it was."""
     path = Path(path)
@@ -49,12 +91,16 @@ def restoring(path):
         raise
 
 
-def read_bytes(path):
-    """The bytes of a file. InputError, naming the file, if it cannot be read."""
+def read_bytes(path, limit=None):
+    """The bytes of a file. InputError, naming the file, if it cannot be read, or has more than `limit` bytes."""
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(-1 if limit is None else limit + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if limit is not None and len(data) > limit:
+        raise InputError(f"{path}: must have at most {limit:,} bytes")
+    return data
 
 
 def text_files(path):
@@ -106,7 +152,11 @@ def _text_blocks(file, name):
 
 def read_json(path):
     """The JSON object in a file. InputError, naming the file, if there is none."""
-    data = read_bytes(path)
+    return parse_json(read_bytes(path), path)
+
+
+def parse_json(data, path):
+    """The JSON object in the bytes of a file. InputError, naming the file, if there is none, or a key is there twice."""
     try:
         data = json.loads(data.decode("utf-8"), object_pairs_hook=_without_repeats)
     except InputError as error:
@@ -123,7 +173,7 @@ def _without_repeats(pairs):
     if len(table) < len(pairs):
         seen = set()
         repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise InputError(f"keys must be distinct, got {repeated!r} twice")
+        raise InputError(f"keys must be distinct, got {repeated[:100]!r} twice")
     return table
 
 
@@ -135,5 +185,8 @@ def write_json(path, data):
 
 def short(value):
     """A JSON value for an error message: at most 100 characters."""
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        text = "something nested beyond all reason"
     return text if len(text) <= 100 else text[:97] + "..."

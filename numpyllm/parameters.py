@@ -46,7 +46,8 @@ class Parameters:
     """All parameters of a model and their gradients.
 
     data (flat, dtype), grad (flat, the trainable part), parameters[name] and parameters.gradient(name) are views.
-    seed None leaves all parameters at zero, for who fills them in. Every view begins on a 64-byte boundary of the float32 layout; the gaps hold zeros.
+    Every view begins on a 64-byte boundary of the float32 layout; the gaps hold zeros. With seed=None nothing is drawn: all
+    parameters are zero.
     """
 
     def __init__(self, specs, *, seed=0, dtype=np.float32, data=None, grad=None):
@@ -65,7 +66,7 @@ class Parameters:
         self.data = aligned_zeros(offset, self.dtype) if data is None else data
         self._grad = grad
         self._views = {name: _view(self.data, *place) for name, place in self.layout.items()}
-        self.clear_gradients()
+        self._unwritten = self._trainable()
         if data is None and seed is not None:
             for name, spec in self.specs.items():
                 self._views[name][...] = spec.init(generator(seed, f"init/{name}"), spec.shape)
@@ -93,7 +94,10 @@ class Parameters:
 
     def clear_gradients(self):
         """Forget all gradients. Nothing is set to zero: the first to write one overwrites it, later ones add."""
-        self._unwritten = {name for name, spec in self.specs.items() if spec.trainable}
+        self._unwritten = self._trainable()
+
+    def _trainable(self):
+        return {name for name, spec in self.specs.items() if spec.trainable}
 
     def slot(self, name):
         """Where the gradient may be written directly: the view if nobody wrote it yet, else None."""

@@ -70,6 +70,12 @@ def test_a_context_of_one_token_and_a_vocabulary_without_an_end(tmp_path, capsys
     assert run(capsys, "generate", "--prompt", "the", "--max_new_tokens", "9", *flags, model=odd)[::2] == (0, "")
 
 
+@pytest.mark.parametrize("flags", [["--temperature", "5"], ["--beams", "3"]])
+def test_tokens_that_the_tokenizer_does_not_know_are_never_chosen(tmp_path, capsys, flags):
+    padded = save_model(tmp_path / "padded", vocab_size=2000)
+    assert run(capsys, "generate", "--max_new_tokens", "40", *flags, model=padded)[::2] == (0, "")
+
+
 def test_a_stop_string_may_begin_in_one_token_and_end_in_another(model, capsys):
     text = run(capsys, "generate", "--prompt", "a", "--max_new_tokens", "40", "--seed", "4", model=model)[1][1:-1]
     trained, tokenizer, _ = load_model(model)

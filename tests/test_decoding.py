@@ -29,7 +29,8 @@ def ids_of(model, *shape, seed=1):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("backend", [ops, kernels])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("sizes", [{}, {"tied": False, "bias": False}, {"n_embd": 70, "n_head": 5}], ids=["tied", "untied", "odd"])
+@pytest.mark.parametrize("sizes", [{}, {"tied": False, "bias": False}, {"n_embd": 70, "n_head": 5},
+                                   {"exact_gelu": True, "norm_eps": 1e-3}], ids=["tied", "untied", "odd", "exact"])
 def test_cached_equals_uncached_at_every_position(sizes, dtype, backend, threads):
     model = make(dtype, backend, **sizes)
     ids = ids_of(model, 3, 12)
@@ -57,6 +58,18 @@ def test_stored_weights_equal_the_model_that_has_them(kind, dtype):
     tolerance = 1e-6 if kind == "int8" and dtype == np.float64 else TOLERANCE[dtype]        # its scales are float32
     assert np.abs(np.array(logits) - whole[0, 2:]).max() < tolerance
     assert (kind == "float32") == (np.abs(whole - model.forward(ids[None])[0]).max() == 0)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_long_prompt_is_divided_among_threads(dtype, threads):
+    model = make(dtype, block_size=40)
+    ids = ids_of(model, 40)
+    whole, _ = model.forward(ids[None])
+    with Decoder(model, threads=threads) as decoder:
+        for length in (16, 17, 18, 39):
+            assert np.abs(decoder.start(ids[:length]) - whole[0, length - 1]).max() < TOLERANCE[dtype]
+            assert np.abs(decoder.step(ids[length:length + 1])[0] - whole[0, length]).max() < TOLERANCE[dtype]
 
 
 @given(seed=seeds, block_size=st.integers(1, 9), prompt=st.integers(1, 14), backend=st.sampled_from([ops, kernels]))
@@ -134,7 +147,7 @@ def test_bad_input_is_refused_and_changes_nothing(call, words):
 
 
 def test_an_error_in_one_thread_ends_them_all(monkeypatch):
-    model = make(n_embd=64)
+    model = make(block_size=40)
     with Decoder(model, threads=3) as decoder:
         real = type(model).trunk_step
 
@@ -145,7 +158,7 @@ def test_an_error_in_one_thread_ends_them_all(monkeypatch):
 
         monkeypatch.setattr(type(model), "trunk_step", failing)
         with pytest.raises(ZeroDivisionError, match="on purpose"):
-            decoder.start(range(9))
+            decoder.start(range(30))
         monkeypatch.undo()
         assert decoder.start([1, 2, 3]).shape == (31,)
 

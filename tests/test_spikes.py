@@ -14,7 +14,7 @@ CONFIG = TrainConfig(batch_size=8, max_iters=500, eval_interval=500, eval_iters=
                      learning_rate=5e-3, beta2=0.999, grad_clip=0.0, threads=1)
 
 
-def train(tokens, tokenizer, poisoned, **changes):
+def train(tokens, tokenizer, poisoned, observers=(), **changes):
     """A run without clipping, which would be the other protection -> final validation loss, Trainer."""
     config = CONFIG.__class__(**(vars(CONFIG) | changes))
     model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, vocab_size=tokenizer.n_vocab), seed=1)
@@ -35,7 +35,7 @@ def train(tokens, tokenizer, poisoned, **changes):
         return found
 
     model.loss_and_gradients = loss_and_gradients
-    made = Trainer(model, config, batches, tokens[cut:], tokenizer, log=lambda line: None)
+    made = Trainer(model, config, batches, tokens[cut:], tokenizer, observers=observers, log=lambda line: None)
     made.run()
     return made.evaluate().loss, made
 

@@ -3,11 +3,13 @@
 import builtins
 import errno
 import io
+import itertools
 import json
 import math
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,13 +39,27 @@ def whole(tmp_path_factory):
     return folder
 
 
-def same_end(run, other):
-    """Whether two runs ended with the same bits: arrays, progress, evaluations."""
-    (a, state, _), (b, other_state, _) = (load_checkpoint(newest_checkpoint(folder)) for folder in (run, other))
-    lines = [[line for line in (folder / "metrics.jsonl").read_text().splitlines() if "val/loss" in line]
-             for folder in (run, other)]
-    return (a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
-            and (state["step"], state["progress"]) == (other_state["step"], other_state["progress"]) and lines[0] == lines[1])
+def differences(run, other):
+    """What is not the same to the bit at the ends of two runs, in words: arrays, steps, progress, evaluations, configuration.
+
+    An empty list if all is. The configuration is no reason in itself, but may be the cause: threads, say.
+    """
+    ends = [load_checkpoint(newest_checkpoint(folder)) for folder in (run, other)]
+    (a, state, _), (b, other_state, _) = ends
+    found = [f"{name} is in one of them only" for name in sorted(a.keys() ^ b.keys())]
+    for name in sorted(a.keys() & b.keys()):
+        if a[name].tobytes() != b[name].tobytes():
+            off = np.flatnonzero(a[name].view(np.uint32) != b[name].view(np.uint32))
+            names = {key for key, (start, shape) in state["layout"].items() if ((off >= start) & (off < start + math.prod(shape))).any()}
+            largest = np.abs(a[name].astype(float) - b[name])[off].max()
+            found.append(f"{name}: {len(off)} of {a[name].size} entries, by up to {largest:.3g}, in {', '.join(sorted(names))}")
+    pairs = {"step": (state["step"], other_state["step"])}
+    pairs |= {key: (state["progress"].get(key), other_state["progress"].get(key)) for key in state["progress"] | other_state["progress"]}
+    evaluations = [[line for line in (folder / "metrics.jsonl").read_text().splitlines() if "val/loss" in line] for folder in (run, other)]
+    pairs |= {f"evaluation {i}": pair for i, pair in enumerate(itertools.zip_longest(*evaluations))}
+    found += [f"{key}: {one!r} and {two!r}" for key, (one, two) in pairs.items() if one != two]
+    settings = {key: (state["train"].get(key), other_state["train"].get(key)) for key in state["train"] | other_state["train"]}
+    return found and found + [f"(configured {key}: {one!r} and {two!r})" for key, (one, two) in settings.items() if one != two]
 
 
 class StopAfter(Observer):
@@ -68,7 +84,7 @@ def test_a_run_stopped_again_and_again_ends_with_the_same_bits(tmp_path, whole, 
         if made.run():
             break
         assert made.stopped_by == signal.SIGINT
-    assert same_end(tmp_path / "run", whole)
+    assert not differences(tmp_path / "run", whole)
 
 
 def test_the_same_seed_gives_the_same_bits_and_watching_changes_none(tmp_path, whole):
@@ -85,7 +101,7 @@ def test_the_same_seed_gives_the_same_bits_and_watching_changes_none(tmp_path, w
             seen.append(("end", trainer.step))
 
     assert make(tmp_path / "run", observers=[Watch()], log_interval=1).run()
-    assert same_end(tmp_path / "run", whole)
+    assert not differences(tmp_path / "run", whole)
     assert seen[0] == ("start", 0) and ("start", 35) in seen and seen[-1] == ("end", 60)
     assert (35, "train/rollbacks", "train/lr_factor") in seen
 
@@ -95,10 +111,28 @@ def test_every_optimizer_resumes_with_the_same_bits(tmp_path, optimizer, names):
     changes = {"optimizer": optimizer, "max_iters": 8, "batch_warmup_iters": 6, "schedule": "wsd"}
     assert make(tmp_path / "whole", **changes).run()
     assert make(tmp_path / "parts", **changes | {"lr_decay_iters": 8, "max_iters": 5}).run()
-    assert make(tmp_path / "parts", **changes).run() and same_end(tmp_path / "parts", tmp_path / "whole")
+    assert make(tmp_path / "parts", **changes).run() and not differences(tmp_path / "parts", tmp_path / "whole")
     assert load_checkpoint(newest_checkpoint(tmp_path / "parts"))[0].keys() == {"params"} | names
     with pytest.raises(InputError, match=f"holds the state of the optimizer {optimizer}, got adamw"):
         make(tmp_path / "parts")
+
+
+def test_a_difference_is_named(tmp_path, whole):
+    """A run with another seed's dropout, and one entry of one array with another last bit."""
+    assert not differences(whole, whole)
+    assert make(tmp_path / "other", seed=1338).run()
+    found = differences(tmp_path / "other", whole)
+    assert [line.split(":")[0] for line in found][:3] == ["adam_m", "adam_v", "params"] and "blocks.0.mlp.up.w" in found[2]
+    assert any(line.startswith("monitor: ") for line in found) and any(line.startswith("evaluation 5: '{") for line in found)
+    assert found[-1] == "(configured seed: 1338 and 1337)"
+    shutil.copytree(whole, tmp_path / "bit")
+    state = load_checkpoint(newest_checkpoint(whole))[1]
+    start, _ = state["layout"]["norm.b"]
+    params = np.load(newest_checkpoint(whole) / "params.npy")
+    params.view(np.uint32)[start] ^= 1
+    forge(tmp_path / "bit", arrays=[("params.npy", params)])
+    [line] = differences(tmp_path / "bit", whole)
+    assert line.startswith(f"params: 1 of {params.size} entries, by up to ") and line.endswith(" in norm.b")
 
 
 def kill_and_resume(folder, kills, seed, max_iters):
@@ -126,7 +160,7 @@ def kill_and_resume(folder, kills, seed, max_iters):
 
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, whole):
     assert kill_and_resume(tmp_path / "run", kills=3, seed=0, max_iters=60) >= 1
-    assert same_end(tmp_path / "run", whole)
+    assert not differences(tmp_path / "run", whole)
 
 
 @pytest.mark.thorough
@@ -135,7 +169,7 @@ def test_thirty_kills(tmp_path, seed):
     """240 in all."""
     assert make(tmp_path / "whole", max_iters=1500).run()
     killed = kill_and_resume(tmp_path / "run", kills=30, seed=seed, max_iters=1500)
-    assert killed == 30 and same_end(tmp_path / "run", tmp_path / "whole")
+    assert killed == 30 and not differences(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -337,7 +371,7 @@ def test_the_newest_whole_checkpoint_is_taken_and_it_says_so(tmp_path, whole):
         assert newest_checkpoint(run).name == "step_00000030"
     with pytest.warns(UserWarning):
         again = make(run, spikes=(), keep_checkpoints=3)
-    assert again.run() and make(tmp_path / "other", spikes=()).run() and same_end(run, tmp_path / "other")
+    assert again.run() and make(tmp_path / "other", spikes=()).run() and not differences(run, tmp_path / "other")
     assert [path.name[-2:] for path in checkpoints(run)] == ["50", "55", "60"]
     for folder in checkpoints(run):
         flip(folder / "state.json")

@@ -71,6 +71,15 @@ def test_special_tokens(tokenizer):
     assert "<" not in CharacterTokenizer.train(f"a{EOT}b", special_tokens=[EOT]).characters
 
 
+def test_training_on_files(tmp_path):
+    (tmp_path / "a.txt").write_text(f"b a{EOT}c" * 9, encoding="utf-8")
+    (tmp_path / "b.txt").write_text("é\n", encoding="utf-8")
+    assert CharacterTokenizer.train(tmp_path / "a.txt", special_tokens=[EOT]).characters == " abc"
+    assert CharacterTokenizer.train([tmp_path, "z"], special_tokens=[EOT]).characters == "\n abczé"
+    with pytest.raises(InputError, match="nowhere.txt: cannot be read"):
+        CharacterTokenizer.train(tmp_path / "nowhere.txt")
+
+
 def test_ids_that_are_none(tokenizer):
     with pytest.raises(InputError, match="ids must be from 0 to 9, got 10 at position 1"):
         tokenizer.decode([0, 10])
@@ -86,7 +95,7 @@ def test_ids_that_are_none(tokenizer):
     (lambda: CharacterTokenizer("ab", "cd"), "must be a sequence of names, got the string 'cd'"),
     (lambda: CharacterTokenizer("ab", ["b"]), "must not be spelt like an ordinary one, got 'b'"),
     (lambda: CharacterTokenizer.train(""), "training needs at least one character, got none"),
-    (lambda: CharacterTokenizer.train(b"ab"), "training needs a string or an iterable of strings, got bytes"),
+    (lambda: CharacterTokenizer.train(b"ab"), "training needs a string, a path or an iterable of them, got bytes"),
 ])
 def test_bad_arguments(make, message):
     with pytest.raises(InputError, match=re.escape(message)):

@@ -113,6 +113,9 @@ def test_a_file_in_the_manner_of_gpt2s_own(path, data):
     data["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     data["post_processor"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False}
     assert read(path, data) == tokenizer
+    data["post_processor"] = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+                              "pair": [], "special_tokens": {}}         # adds nothing: as transformers 5 saves it
+    assert read(path, data) == tokenizer
 
 
 def test_special_tokens_need_not_be_in_the_vocabulary(path, data):

@@ -5,6 +5,7 @@ import re
 import sys
 import threading
 import time
+from collections import defaultdict
 from itertools import product
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from tokenizer_strings import NASTY, with_bytes
 
 from numpyllm.errors import InputError
-from numpyllm.kernels import bpe_encode, pretokenize
+from numpyllm.kernels import bpe_encode, pretokenize, windows
 from numpyllm.shards import open_shard
 from numpyllm.tokenizer import BytePairTokenizer, bpe, twin, unicode
 from numpyllm.tokenizer import encode_file as encode_file_module
@@ -23,6 +24,8 @@ from numpyllm.tokenizer.patterns import NAMED, compile_pattern, split
 
 EOT = "<|endoftext|>"
 THIS_FILE = Path(__file__).read_text(encoding="utf-8")
+LATER = " and so on" * 8
+LATER_PIECES = [" and", " so", " on"] * 8
 NASTY_ALPHABET = "a'S \n0.\u0301"
 MIXTURE = "aAzsStTdDmMlLvVeErR'''  \t\r\n\x0b\x1c\x8509²٣.?/_-é\u0301\u017fÉǅʰ汉\u00a0\u2003\u3000😀\ufffd"
 mixtures = st.text(st.sampled_from(MIXTURE), max_size=40)
@@ -31,7 +34,7 @@ small_tokens = st.lists(st.lists(st.sampled_from(b"abc"), min_size=2, max_size=5
 
 def pieces(text, pattern):
     data = np.frombuffer(text.encode("utf-8"), np.uint8)
-    ends = pretokenize.boundaries(data, pretokenize.PATTERNS[pattern], unicode.class_table())
+    ends = windows.boundaries(data, pretokenize.PATTERNS[pattern], unicode.class_table())
     return [data[start:end].tobytes().decode("utf-8") for start, end in zip(ends, ends[1:])]
 
 
@@ -74,6 +77,20 @@ class TestPieces:
             text = "".join(rng.choice(signs, 20_000))
             assert pieces(text, pattern) == list(split(compile_pattern(pattern), text))
 
+    @pytest.mark.parametrize("pattern", range(3))
+    def test_windows_change_nothing(self, pattern):
+        """A megabyte of few signs at a time, in runs: as one character after the other is looked at."""
+        rng, classes = np.random.default_rng(3), unicode.class_table()
+        for _ in range(60):
+            signs = rng.choice(list("aAsSlLre09'/\n\r \t!(\x0b"), rng.integers(2, 10)).tolist() * 20
+            if rng.random() < 0.4:
+                signs += rng.choice(list(set(MIXTURE)), 2).tolist()
+            text = "".join(np.repeat(rng.choice(signs, 5_000), rng.integers(1, rng.integers(2, 12), 5_000)))
+            data = np.frombuffer(text.encode("utf-8"), np.uint8)
+            places = windows.boundaries(data, pattern, classes)
+            ends = [pretokenize.piece_end(data, start, len(data), pattern, classes) for start in places[:-1]]
+            assert ends == places[1:].tolist()
+
     @pytest.mark.parametrize(("pattern", "text", "expected"), [
         ("cl100k", "a \n  ", ["a", " \n  "]),                       # white space at the end, whole
         ("cl100k", "a \n  b", ["a", " \n", " ", " b"]),
@@ -84,8 +101,16 @@ class TestPieces:
         ("o200k", "A\u02b0B c", ["A\u02b0", "B", " c"]),            # a modifier letter given back by the capitals
         ("o200k", "\u0301AB \u0301a", ["\u0301", "AB", " \u0301a"]),
         ("o200k", "a/b//\n\n", ["a", "/b", "//\n\n"]),
+        # in a window of 64 bytes, of which it is the beginning
+        ("gpt2", "I've 'st ''s it's'll 12345\n\n x\n\ty" + LATER, [
+            "I", "'ve", " '", "st", " ''", "s", " it", "'s", "'ll", " 12345", "\n\n", " x", "\n", "\t", "y"]),
+        ("cl100k", "I'VE'x (a) ((b\n\n \n  c\td  \n \n1234567" + LATER, [
+            "I", "'VE", "'x", " (", "a", ")", " ((", "b", "\n\n \n", " ", " c", "\td", "  \n \n", "123", "456", "7"]),
+        ("o200k", "I'd've DON'Tx aBC.\n/\n(  \n\t1 -\n/)" + LATER, [
+            "I'd", "'ve", " DON'T", "x", " a", "BC", ".\n/\n", "(", "  \n", "\t", "1", " -\n/", ")"]),
     ])
     def test_by_hand(self, pattern, text, expected):
+        expected = expected + LATER_PIECES if text.endswith(LATER) else expected
         assert pieces(text, pattern) == expected == list(split(compile_pattern(pattern), text))
 
     def test_no_text_is_read_beyond_the_end(self):
@@ -151,13 +176,19 @@ class TestIds:
             with pytest.raises(InputError, match="^a text must be a string"):
                 compiled.encode(bad)
 
-    def test_more_pieces_than_the_cache_holds(self, pair):
+    def test_more_words_than_there_are_slots(self, pair):
+        """Of 90,000 words, those whose two lines of the cache, of four slots, are wanted by more than four."""
         reference, compiled = pair
-        if compiled.pattern == "gpt2":
-            words = np.random.default_rng(0).integers(97, 123, (90_000, 5), dtype=np.uint8)
-            text = " ".join(word.tobytes().decode() for word in words)
-            assert len(set(text.split())) > 1 << bpe_encode.WORD_BITS
-            assert compiled.encode(text) == reference.encode(text) == compiled.encode(text)
+        letters = np.random.default_rng(0).integers(97, 123, (90_000, 5), dtype=np.uint8)
+        wanted = defaultdict(set)
+        for word in letters:
+            key = int.from_bytes(b" " + word.tobytes(), "little")
+            line = bpe_encode.home_line(np.uint64(key), np.uint64(6 << 56))
+            wanted[line // 2].add(word.tobytes().decode())
+        words = [word for rivals in wanted.values() if len(rivals) > 4 for word in sorted(rivals)]
+        assert 100 < len(words) < 20_000
+        text = " " + " ".join(words)
+        assert compiled.encode(text) == reference.encode(text) == compiled.encode(text)
 
     def test_threads_change_nothing(self, pair, monkeypatch):
         reference, compiled = pair
@@ -168,6 +199,9 @@ class TestIds:
             for threads in (1, 2, 3):
                 got = compiled.encode_to_numpy(text, allowed_special="all", threads=threads)
                 assert got.tolist() == expected
+        unknown = "あい うえ " * 3000                          # more ids than characters
+        for threads in (1, 2):
+            assert compiled.encode_to_numpy(unknown, threads=threads).tolist() == reference.encode(unknown)
         assert compiled.encode_batch([text, "", "a"], allowed_special="all", threads=2) == [
             expected, [], reference.encode("a")]
         with pytest.raises(InputError, match="^threads must be at least 1, got 0$"):
@@ -312,10 +346,10 @@ class TestEncodeFile:
 def test_a_workspace_is_left_as_it_was():
     workspace = bpe_encode.workspace(300)
     vocabulary = bpe_encode.vocabulary([bytes([byte]) for byte in range(256)] + [b"ab", b"abab"])
-    data = np.frombuffer(b"ab" * 500 + b"ba" * 300, np.uint8)
+    data = np.frombuffer(b"ab" * 500 + b"ba" * 300 + bytes(bpe_encode.PADDING), np.uint8)
     ids = np.empty(len(data) + 4, np.uint32)
-    n = bpe_encode.encode(ids, data, np.array([len(data)]), np.array([-1]), pretokenize.GPT2, unicode.class_table(),
+    n = bpe_encode.encode(ids, data, np.array([1600]), np.array([-1]), pretokenize.GPT2, unicode.class_table(),
                           vocabulary, workspace)
-    assert n < len(data)
+    assert n < 1600
     head, tail, state, _ = workspace.chains
     assert (head == -1).all() and (tail[head >= 0] == -1).all() and (state == 0).all()

@@ -19,5 +19,6 @@ SIZES = {
     "baby": _size(6, 6, 384, 256, 8, 65),                   # nanoGPT's small GPU recipe
     "gpt2-b4t64": _size(12, 12, 768, 64, 4, 50257),         # GPT-2's 124M parameters
     "gpt2-b4t256": _size(12, 12, 768, 256, 4, 50257),
+    "gpt2": _size(12, 12, 768, 1024, 1, 50257),
 }
 LEARNING_RATE, BETAS, WEIGHT_DECAY, CLIP = 3e-4, (0.9, 0.95), 0.1, 1.0

@@ -97,14 +97,12 @@ def sgemm_ceiling(threads, n=1024, seconds=0.5):
         return sum(pool.map(work, range(threads)))
 
 
-def bench_train(size_name, *, peer, threads, seconds, log):
-    """-> the figures as a dictionary."""
-    size = SIZES[size_name]
-    loss_error, gradient_error = validate(size_name)
-    log(f"validated against the text: loss off by {loss_error:.1e}, gradients by {gradient_error:.1e}")
-    contestants = [Contestant(name, size_name, threads) for name in ("numpyllm", *([peer] if peer else []))]
+def compete(names, size_name, threads, seconds):
+    """Contestants that took turns for so long, at least three each."""
+    contestants = []
     try:
-        ceiling = sgemm_ceiling(threads)
+        for name in names:
+            contestants.append(Contestant(name, size_name, threads))
         started, rounds = time.perf_counter(), 0
         while rounds < 3 or time.perf_counter() - started < seconds:
             for contestant in contestants:
@@ -114,15 +112,29 @@ def bench_train(size_name, *, peer, threads, seconds, log):
     finally:
         for contestant in contestants:
             contestant.close()
+    return contestants
+
+
+def log_table(contestants, log):
+    log(f"{'':21} {'median':>10} {'quartiles':>22} {'peak':>9}")
+    for contestant in contestants:
+        low, high = contestant.spread
+        log(f"{contestant.name:21} {contestant.ms:7.2f} ms {low:9.2f} to {high:7.2f} ms {contestant.peak_mb:6.0f} MB")
+
+
+def bench_train(size_name, *, peer, threads, seconds, log):
+    """-> the figures as a dictionary."""
+    size = SIZES[size_name]
+    loss_error, gradient_error = validate(size_name)
+    log(f"validated against the text: loss off by {loss_error:.1e}, gradients by {gradient_error:.1e}")
+    ceiling = sgemm_ceiling(threads)
+    contestants = compete(("numpyllm", *([peer] if peer else [])), size_name, threads, seconds)
     ours = contestants[0]
     gflops = step_flops(size.config, size.batch_size) / ours.ms / 1e6
     figures = {"size": size_name, "ms": ours.ms, "peer_ms": None, "ratio": None,
                "tokens_per_s": size.batch_size * size.config.block_size / ours.ms * 1e3, "gflops": gflops,
                "ceiling_share": gflops / ceiling, "peak_mb": ours.peak_mb, "peer_peak_mb": None}
-    log(f"{'':14} {'median':>10} {'quartiles':>22} {'peak':>9}")
-    for contestant in contestants:
-        low, high = contestant.spread
-        log(f"{contestant.name:14} {contestant.ms:7.2f} ms {low:9.2f} to {high:7.2f} ms {contestant.peak_mb:6.0f} MB")
+    log_table(contestants, log)
     log(f"{figures['tokens_per_s']:,.0f} tokens/s, {gflops:.0f} GF/s, {gflops / ceiling:.0%} of sgemm's {ceiling:.0f} GF/s")
     if peer:
         figures |= {"peer_ms": contestants[1].ms, "ratio": contestants[1].ms / ours.ms, "peer_peak_mb": contestants[1].peak_mb}

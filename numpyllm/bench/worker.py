@@ -1,7 +1,8 @@
 """One contestant in a process of its own: `python -m numpyllm.bench.worker NAME SIZE THREADS`.
 
 It reads a number of steps a line from standard input and answers with one line of JSON: seconds of each step. The first line
-it writes says that it is ready, or what is missing. A step is batch to AdamW, with clipping at 1; random tokens.
+it writes says that it is ready, or what is missing. A step of training is batch to AdamW, with clipping at 1; one of generating is
+PROMPT + NEW tokens, greedily, or a prompt of LONG_PROMPT alone. Random weights, random tokens.
 """
 
 import functools
@@ -54,12 +55,64 @@ def torch_step(size, threads, stack, *, compiled=False, bf16=False):
     return step
 
 
-CONTESTANTS = {
+def decode_step(size, threads, stack, *, weights="float32", prompt=None):
+    from ..backend import load_backend
+    from ..inference import Decoder, generate
+    from ..models import GPT
+    decoder = stack.enter_context(Decoder(GPT(size.config, ops=load_backend("numba")), weights=weights, threads=threads))
+    if prompt is not None:
+        return lambda: decoder.start(random_prompt(size, prompt))
+    new = new_tokens(size)
+    return lambda: list(generate(decoder, random_prompt(size, PROMPT), new, temperature=0))
+
+
+def transformers_step(size, threads, stack, *, prompt=None):
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    c = size.config
+    module = GPT2LMHeadModel(GPT2Config(vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer,
+                                        n_head=c.n_head, bos_token_id=0, eos_token_id=None)).eval()
+    if prompt is not None:
+        ids = torch.from_numpy(random_prompt(size, prompt))[None]
+
+        def prefill():
+            with torch.inference_mode():
+                return module(ids, use_cache=True, logits_to_keep=1)
+        return prefill
+    ids, new = torch.from_numpy(random_prompt(size, PROMPT))[None], new_tokens(size)
+    return lambda: module.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=new, max_new_tokens=new,
+                                   pad_token_id=0)
+
+
+TRAIN = {
     "numpyllm": numpyllm_step,
     "torch": torch_step,
     "torch-compile": functools.partial(torch_step, compiled=True),
     "torch-bf16": functools.partial(torch_step, bf16=True),
 }
+PROMPT, NEW, LONG_PROMPT = 32, 96, 512
+GENERATE = {
+    "float32": decode_step,
+    "bfloat16": functools.partial(decode_step, weights="bfloat16"),
+    "int8": functools.partial(decode_step, weights="int8"),
+    "transformers": transformers_step,
+}
+PREFILL = {
+    "prefill": functools.partial(decode_step, prompt=LONG_PROMPT),
+    "transformers-prefill": functools.partial(transformers_step, prompt=LONG_PROMPT),
+}
+CONTESTANTS = TRAIN | GENERATE | PREFILL
+
+
+def random_prompt(size, n):
+    return np.random.default_rng(0).integers(0, size.config.vocab_size, min(n, size.config.block_size))
+
+
+def new_tokens(size):
+    """How many follow: within the context."""
+    return min(NEW, size.config.block_size - PROMPT)
 
 
 def random_batch(size):
@@ -67,6 +120,15 @@ def random_batch(size):
     shape = (2, size.batch_size, size.config.block_size)
     ids, targets = rng.integers(0, size.config.vocab_size, shape)
     return ids, targets
+
+
+def peak_mb():
+    """The most memory that this process has had. On Linux getrusage begins with what the parent had when it forked."""
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) / 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main(name, size, threads):
@@ -85,8 +147,7 @@ def main(name, size, threads):
                 started = time.perf_counter()
                 step()
                 seconds.append(time.perf_counter() - started)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(json.dumps({"seconds": seconds, "peak_mb": peak}), flush=True)
+            print(json.dumps({"seconds": seconds, "peak_mb": peak_mb()}), flush=True)
 
 
 if __name__ == "__main__":

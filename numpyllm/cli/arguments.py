@@ -154,17 +154,17 @@ def _boolean(text):
     return text.lower() == "true"
 
 
-def config_from(config_class, args, *, stored=None, binding=(), **replaced):
+def config_from(config_class, args, *, stored=None, binding=(), whose="the run to resume", **replaced):
     """A config from parsed flags, with some fields `replaced`. Raises InputError as the class does.
 
-    stored, the fields of a run that is being resumed, stands in for the flags that were not given; a given flag that
-    differs in one of the `binding` fields is an InputError.
+    stored, the fields of a run that is being resumed or of another (whose, for the message), stands in for the flags that were
+    not given; a given flag that differs in one of the `binding` fields is an InputError.
     """
     flags = {field.name: getattr(args, field.name) for field in fields(config_class) if hasattr(args, field.name)}
     given = flags if stored is None else {name: value for name, value in flags.items() if name in args.given}
     for name in binding:
-        if name in given and given[name] != stored[name]:
-            raise InputError(f"the run to resume has {name}={stored[name]}, got --{name} {given[name]}: leave the flag out, or "
+        if name in given and given[name] != stored.get(name, given[name]):
+            raise InputError(f"{whose} has {name}={stored[name]}, got --{name} {given[name]}: leave the flag out, or "
                              "train into another --out_dir")
     return config_class(**((stored or {}) | given | replaced))
 

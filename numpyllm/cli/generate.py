@@ -6,13 +6,14 @@ import time
 from ..backend import BACKENDS, load_backend
 from ..errors import InputError
 from ..inference import KINDS, Continuation, Decoder, Sampling, beam_search, stream
-from ..interop.quantized import load_decodable
+from ..interop import load_decodable
 from .arguments import Parser, at_least
 
 
 def add_decoding_options(parser):
     """Which model decodes, and how."""
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a run, of one checkpoint, or of numpyllm quantize")
+    parser.add_argument("--model", required=True, metavar="DIR", 
+                        help="folder of a run, of one checkpoint, of numpyllm quantize, or of a GPT-2 in Hugging Face's layout")
     parser.add_argument("--weights", choices=KINDS, default=None, help="how weights are stored while decoding (default: as in the folder)")
     parser.add_argument("--threads", type=at_least(1), default=None, help="threads (default: one for a small model, else all cores)")
     parser.add_argument("--backend", choices=BACKENDS, default="numba", help="compiled kernels, or plain NumPy")
@@ -67,13 +68,14 @@ def _answer(decoder, tokenizer, prompt, sampling, args):
     said = "" if args.interactive else prompt
     print(said, end="", flush=True)
     if args.beams:
-        print(tokenizer.decode(beam_search(decoder, ids, args.max_new_tokens, beams=args.beams, stop_token=tokenizer.eot_token)[0].tokens))
+        best = beam_search(decoder, ids, args.max_new_tokens, beams=args.beams, stop_token=tokenizer.eot_token, n_vocab=tokenizer.n_vocab)[0]
+        print(tokenizer.decode(best.tokens))
         return
     for i in range(args.num_samples):
         if i:
             print(f"{'-' * 40}\n{said}", end="")
         _write(decoder, tokenizer, Continuation(ids, args.max_new_tokens, sampling=sampling, seed=args.seed + i,
-                                                stop_token=tokenizer.eot_token), args)
+                                                stop_token=tokenizer.eot_token, n_vocab=tokenizer.n_vocab), args)
 
 
 def _write(decoder, tokenizer, text, args):

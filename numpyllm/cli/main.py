@@ -11,12 +11,14 @@ from .arguments import guarded
 COMMANDS = {
     "train": "train a GPT on a text, by flags or a configuration's file",
     "report": "draw one run or several: an HTML page with curves, samples, settings",
+    "doctor": "check this installation, this machine, a configuration or a model",
     "gradcheck": "check every hand-written gradient against numerical ones",
     "bench": "time a training step or a tokenizer, against others if they are installed",
     "tokenizer": "train a tokenizer, encode and decode, convert vocabularies",
     "data": "turn texts into shards of tokens to train on, look into them",
     "generate": "continue a text with a trained model",
     "quantize": "store a model's weights in fewer bytes",
+    "convert": "a model from our layout into Hugging Face's, or back",
 }
 
 

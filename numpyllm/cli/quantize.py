@@ -6,8 +6,8 @@ from ..backend import load_backend
 from ..data import consecutive, load_text, split_by_position
 from ..errors import InputError
 from ..inference import KINDS
-from ..interop.quantized import load_decodable, save_quantized
-from ..training import evaluate, load_checkpoint, load_model
+from ..interop import load_decodable, load_model, save_quantized
+from ..training import evaluate, load_checkpoint
 from .arguments import Parser, at_least
 
 BATCH = 4
@@ -16,7 +16,7 @@ BATCH = 4
 def main(argv=None):
     parser = Parser(prog="numpyllm quantize", description="Store a model's matrices in fewer bytes, for numpyllm generate and serve, "
                                                           "and measure on a text what the rounding costs.")
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a run or of one checkpoint")
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a run, of one checkpoint, or in Hugging Face's layout")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--weights", choices=[kind for kind in KINDS if kind != "float32"], default="int8", help="how to store them")
     parser.add_argument("--data", default=None, metavar="PATH",
@@ -29,11 +29,11 @@ def main(argv=None):
         raise InputError(f"{out} exists" + (" and is not by numpyllm quantize: give another --out" if args.overwrite else
                                             ": give another --out, or --overwrite to replace weights that were stored there"))
     ops = load_backend()
-    model, tokenizer, state = load_model(args.model, ops=ops)
+    model, tokenizer = load_model(args.model, ops=ops, dropout=0.0)
     batches = _batches(args, model, tokenizer) if args.eval_tokens else []
     rounded, stored, _ = load_decodable(args.model, weights=args.weights, ops=ops)
     before = sum(rows.size for rows in stored.rows.values()) * model.parameters.dtype.itemsize
-    save_quantized(out, model, stored, tokenizer, step=state["step"])
+    save_quantized(out, model, stored, tokenizer)
     print(f"{out}: matrices in {stored.nbytes() / 1e6:,.1f} MB instead of {before / 1e6:,.1f}")
     if batches:
         stored.write_into(rounded)

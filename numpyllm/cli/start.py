@@ -1,6 +1,5 @@
 """From a command line to a Trainer that is ready to run: a new one, or one that goes on where a run stopped."""
 
-import os
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +13,10 @@ from ..data import is_token_data
 from ..errors import InputError
 from ..files import write_json
 from ..inference import generate_text
+from ..interop import load_model
 from ..models import GPT, GPTConfig
-from ..models.estimate import estimate
+from ..models.estimate import estimate, refuse_what_cannot_fit
+from ..tokenizer import BytePairTokenizer, CharacterTokenizer
 from ..training import RunFolder, TrainConfig, Trainer, load_checkpoint, newest_checkpoint
 from ..training.checkpoint import make_config
 from ..training.environment import environment
@@ -24,17 +25,18 @@ from ..training.tensorboard import TensorBoard
 from .arguments import at_least, config_from
 from .sources import open_source
 
-SIZES = ("n_layer", "n_head", "n_embd", "block_size", "bias", "tied")
+SIZES = ("n_layer", "n_head", "n_embd", "block_size", "bias", "tied", "exact_gelu", "norm_eps")
 OPTIONS = {
     "data": "text file, folder of them, or tokens: see numpyllm data (default: the embedded corpus)",
     "tokenizer": "bpe or character, trained on the text; or a vocabulary's file",
+    "init_from": "folder of a model to begin with, of its sizes and with its tokenizer: a run, or a GPT-2 in Hugging Face's layout",
     "out_dir": "folder of the run",
     "backend": "Numba's kernels, or plain NumPy",
     "sample_prompt": "begins the samples (default: the text's first character)",
     "tensorboard": "write TensorBoard's event files into the run's folder",
     "histogram_interval": "TensorBoard: steps between histograms of weights and gradients, a multiple of log_interval; 0 for none",
 }
-KEPT = ("sample_prompt", "tensorboard", "histogram_interval")      # what a resumed run has on record, beside data and backend
+KEPT = ("init_from", "sample_prompt", "tensorboard", "histogram_interval")     # what a resumed run has on record, beside data and backend
 
 
 class Start(NamedTuple):
@@ -53,6 +55,7 @@ class Settled(NamedTuple):
     model: GPTConfig
     train: TrainConfig
     options: dict               # the names of OPTIONS
+    beginning: tuple | None     # (GPT, tokenizer) that a new run begins with
 
     def table(self):
         """All of it as one flat table, which as a configuration's file gives the same run again."""
@@ -80,7 +83,7 @@ def comments():
 def settle(args):
     """-> Settled. Reads the record of a run to resume, and writes nothing. Raises InputError for what cannot be meant."""
     run = RunFolder(args.out_dir, resume=args.resume, overwrite=args.overwrite)
-    checkpoint, state = None, {"model": None, "train": None, "metrics_bytes": 0}
+    checkpoint, beginning, state = None, None, {"model": None, "train": None, "metrics_bytes": 0}
     options = {name: getattr(args, name) for name in OPTIONS if hasattr(args, name)}
     if args.resume:
         checkpoint = newest_checkpoint(run.path)
@@ -88,14 +91,36 @@ def settle(args):
         facts = _recorded_facts(checkpoint, state)
         make_config(GPTConfig, state["model"], checkpoint), make_config(TrainConfig, state["train"], checkpoint)
         options |= {name: facts[name] for name in ("data", "backend", *KEPT) if name in facts and name not in args.given}
-    model = config_from(GPTConfig, args, stored=state["model"], binding=SIZES if args.resume else ())
+        if options.get("init_from") != facts.get("init_from"):
+            raise InputError("--resume goes on with a run and --init_from begins one: give one of them")
+        model = config_from(GPTConfig, args, stored=state["model"], binding=SIZES)
+    elif options.get("init_from"):
+        beginning, model = _begin_from(options["init_from"], args)
+    else:
+        model = config_from(GPTConfig, args)
+    if options.get("init_from"):
+        options["tokenizer"] = None         # it comes with the model
     train = config_from(TrainConfig, args, stored=state["train"])
     if options["histogram_interval"] and not options["tensorboard"]:
         raise InputError("histogram_interval is of TensorBoard's histograms: give --tensorboard, too")
     if options["histogram_interval"] % train.log_interval:
         raise InputError(f"histogram_interval must be a multiple of log_interval, got {options['histogram_interval']} and "
                          f"{train.log_interval}")
-    return Settled(run, checkpoint, state, model, train, options)
+    return Settled(run, checkpoint, state, model, train, options, beginning)
+
+
+def _begin_from(folder, args):
+    """-> (the model to begin with, its tokenizer), GPTConfig. Flags may shorten the context and set the dropout, nothing else."""
+    if "tokenizer" in args.given:
+        raise InputError("a model goes with its own tokenizer: give --init_from or --tokenizer")
+    begun, tokenizer = load_model(folder, dropout=args.dropout if "dropout" in args.given else None)
+    if tokenizer is None:
+        raise InputError(f"{folder} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt): put the model's there")
+    config = config_from(GPTConfig, args, stored=asdict(begun.config), whose=folder, binding={"vocab_size", *SIZES} - {"block_size"})
+    if config.block_size > begun.config.block_size:
+        raise InputError(f"block_size must be at most {begun.config.block_size}, for {folder} has learned no more positions, got "
+                         f"{config.block_size}")
+    return (begun, tokenizer), config
 
 
 def start(args, make_tokenizer, *, prepared=False, log=print):
@@ -104,21 +129,27 @@ def start(args, make_tokenizer, *, prepared=False, log=print):
     make_tokenizer(train_text, text) is called for a new run on a text; prepared says whether tokens may be given instead. A resumed one has its tokenizer, sizes, backend and text on
     record, and flags that contradict its sizes or its text are an InputError.
     """
-    run, checkpoint, state, model_config, train_config, options = settled = settle(args)
+    run, checkpoint, state, model_config, train_config, options, beginning = settled = settle(args)
     source = options["data"]
-    _refuse_what_cannot_fit(model_config, train_config)
+    refuse_what_cannot_fit(estimate(model_config, train_config.batch_size).total_bytes)
     board = TensorBoard(run.path, histogram_interval=options["histogram_interval"]) if options["tensorboard"] else None
 
     log(f"reading {source or 'the embedded corpus'}")
     if isinstance(source, str) and not prepared and is_token_data(source):
         raise InputError(f"{source} holds tokens, and a text is needed here: numpyllm train learns from tokens")
     opened = open_source(source, model_config, train_config, make_tokenizer=make_tokenizer,
-                         tokenizer=tokenizers.load(checkpoint / "tokenizer.json") if checkpoint else options.get("tokenizer"),
+                         tokenizer=tokenizers.load(checkpoint / "tokenizer.json") if checkpoint
+                         else beginning[1] if beginning else options.get("tokenizer"),
                          sha256=state["facts"]["sha256"] if checkpoint else None)
     tokenizer = opened.tokenizer
-    if not checkpoint:
+    if not checkpoint and not beginning:
         model_config = config_from(GPTConfig, args, vocab_size=tokenizer.n_vocab)
     model = GPT(model_config, seed=train_config.seed, ops=load_backend(options["backend"]), recompute=train_config.recompute)
+    if beginning:
+        for name in model.parameters:
+            target = model.parameters[name]
+            target[...] = beginning[0].parameters[name][:len(target)]       # of positions, the first ones
+        log(f"beginning with the model in {options['init_from']}")
     log(f"{opened.summary}, vocabulary {tokenizer.n_vocab:,}; {model.n_params():,} parameters")
 
     prompt = opened.first if options["sample_prompt"] is None else options["sample_prompt"]
@@ -126,7 +157,7 @@ def start(args, make_tokenizer, *, prepared=False, log=print):
     trainer = Trainer(model, train_config, opened.train, opened.validation, tokenizer, run_folder=run, log=log,
                       sample=lambda model: prompt + generate_text(model, tokenizer, prompt, 64, temperature=0.8, top_k=40,
                                                                   seed=train_config.seed),
-                      facts=facts | {name: options[name] for name in KEPT},
+                      facts=facts | {name: options[name] for name in KEPT if name in options},
                       observers=[SampleLog(run.samples_path), *([board] if board else [])])
     if checkpoint:
         trainer.resume(checkpoint)
@@ -137,20 +168,22 @@ def start(args, make_tokenizer, *, prepared=False, log=print):
     return Start(trainer, opened.val_text, opened.train, opened.validation)
 
 
+def tokenizer_maker(args, log=print):
+    """-> make_tokenizer(train_text, text) for `start` and `open_source`, as --tokenizer and --vocab_size say."""
+    def make_tokenizer(train_text, text):
+        if args.tokenizer == "bpe":
+            log(f"training a tokenizer of {args.vocab_size} tokens")
+            return BytePairTokenizer.train(train_text, args.vocab_size)
+        made = CharacterTokenizer.train(text) if args.tokenizer == "character" else tokenizers.load(args.tokenizer)
+        if "vocab_size" in args.given and args.vocab_size != made.n_vocab:
+            raise InputError(f"vocab_size must be that of the tokenizer, {made.n_vocab}, got {args.vocab_size}: leave it out")
+        return made
+    return make_tokenizer
+
+
 def _recorded_facts(checkpoint, stored):
     facts = stored["facts"]
     if not (isinstance(facts.get("sha256"), str) and isinstance(facts.get("data"), (str, type(None)))
             and facts.get("backend") in BACKENDS):
         raise InputError(f"{checkpoint / 'state.json'} must say which text and backend the run has: it cannot be resumed")
     return facts
-
-
-def _refuse_what_cannot_fit(model_config, train_config):
-    """Compare the estimate with the memory of this machine before anything large is allocated."""
-    if not hasattr(os, "sysconf"):
-        return
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    needed = estimate(model_config, train_config.batch_size).total_bytes
-    if needed > there:
-        raise InputError(f"the sizes must fit into the {there / 1e9:.0f} GB of this machine, they need {needed / 1e9:,.0f} GB: "
-                         "choose a smaller n_embd, n_layer, block_size, vocab_size or batch_size")

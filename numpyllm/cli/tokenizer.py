@@ -83,7 +83,8 @@ def encode(argv):
     parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="UTF-8 text; - is standard input")
     _add_vocabulary(parser, "--vocabulary", required=True)
     parser.add_argument("--out", default="-", metavar="FILE.bin",
-                        help="a token shard to write, with its header FILE.bin.json beside it; - prints the ids")
+                        help="a token shard to write, with its header FILE.bin.json beside it; - prints the ids, as they come: of a "
+                             "long text, also those before the place of an error")
     parser.add_argument("--on_special", choices=("refuse", "encode", "ordinary"), default="refuse",
                         help="where the text has the spelling of a special token: an error, that token, or ordinary text")
     parser.add_argument("--threads", type=at_least(1), default=1, help="for long texts; the ids are the same")

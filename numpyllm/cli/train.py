@@ -2,14 +2,11 @@
 
 import shlex
 
-from .. import tokenizer as tokenizers
 from ..config import format_toml
-from ..errors import InputError
 from ..models import GPTConfig
-from ..tokenizer import BytePairTokenizer, CharacterTokenizer
 from ..training import TrainConfig
 from .arguments import Parser
-from .start import OPTIONS, add_run_options, comments, settle, start
+from .start import OPTIONS, add_run_options, comments, settle, start, tokenizer_maker
 
 
 def main(argv=None):
@@ -17,10 +14,12 @@ def main(argv=None):
   numpyllm train --config tiny
   numpyllm train --config shakespeare-char --data tinyshakespeare.txt --max_iters 500
   numpyllm train --config my.toml --print_config > whole.toml
+  numpyllm train --init_from gpt2 --block_size 256 --learning_rate 1e-4 --data book.txt
   numpyllm train --resume --out_dir out/tiny""")
     parser.add_config_file(leave_out=("resume", "overwrite", "print_config"))
     parser.add_argument("--print_config", action="store_true", help="print the whole configuration as TOML, and do nothing")
     add_run_options(parser, out_dir="out/run")
+    parser.add_argument("--init_from", default=None, metavar="DIR", help=OPTIONS["init_from"])
     parser.add_argument("--tokenizer", default="bpe", metavar="KIND|FILE", help=OPTIONS["tokenizer"])
     parser.add_config(GPTConfig, defaults={"vocab_size": 1024})
     parser.add_config(TrainConfig)
@@ -29,16 +28,7 @@ def main(argv=None):
         print(format_toml(settle(args).table(), comments()), end="")
         return 0
 
-    def make_tokenizer(train_text, text):
-        if args.tokenizer == "bpe":
-            print(f"training a tokenizer of {args.vocab_size} tokens")
-            return BytePairTokenizer.train(train_text, args.vocab_size)
-        made = CharacterTokenizer.train(text) if args.tokenizer == "character" else tokenizers.load(args.tokenizer)
-        if "vocab_size" in args.given and args.vocab_size != made.n_vocab:
-            raise InputError(f"vocab_size must be that of the tokenizer, {made.n_vocab}, got {args.vocab_size}: leave it out")
-        return made
-
-    trainer = start(args, make_tokenizer, prepared=True).trainer
+    trainer = start(args, tokenizer_maker(args), prepared=True).trainer
     folder = shlex.quote(args.out_dir)
     if not trainer.run():
         print(f"continue with: numpyllm train --resume --out_dir {folder}")

@@ -19,8 +19,9 @@ class Beam(NamedTuple):
         return self.log_probability / max(1, len(self.tokens) + self.finished) ** length_penalty
 
 
-def beam_search(model, ids, max_new_tokens, *, beams=4, length_penalty=1.0, stop_token=None):
+def beam_search(model, ids, max_new_tokens, *, beams=4, length_penalty=1.0, stop_token=None, n_vocab=None):
     """The best continuations found, best first: a list of up to `beams` Beam. model: a GPT, or a Decoder of 2 * beams sequences.
+    n_vocab: tokens from there on are never chosen.
 
     In each round every beam is continued by its likeliest tokens, and the likeliest `beams` of all results go on. It ends when
     `beams` texts are finished or max_new_tokens is reached. Equals: the earlier beam, then the smaller id.
@@ -35,7 +36,7 @@ def beam_search(model, ids, max_new_tokens, *, beams=4, length_penalty=1.0, stop
         for _ in range(max_new_tokens):
             found = []
             for i, (beam, logits) in enumerate(zip(alive, rows, strict=True)):
-                logs = log_softmax(logits)
+                logs = log_softmax(logits[:n_vocab])
                 for token in np.argsort(-logs, kind="stable")[:beams + 1].tolist():
                     found.append((beam.log_probability + logs[token], i, token))
             found.sort(key=lambda item: -item[0])

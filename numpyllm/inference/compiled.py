@@ -9,7 +9,6 @@ from .together import together
 MATRICES = ("blocks.attn.qkv.w", "blocks.attn.proj.w", "blocks.mlp.up.w", "blocks.mlp.down.w", "embedding.wte")
 LAYER_VECTORS = {"norm1_w": "norm1.w", "norm1_b": "norm1.b", "qkv_b": "attn.qkv.b", "proj_b": "attn.proj.b",
                  "norm2_w": "norm2.w", "norm2_b": "norm2.b", "mlp_b": "mlp.b", "down_b": "mlp.down.b"}
-EPS = 1e-5                  # of the norms, as in ops/layernorm.py
 MOST = 16                   # positions a call
 
 
@@ -20,6 +19,7 @@ class CompiledStep:
         config, parameters = model.config, model.parameters
         layers, C, F, V = range(config.n_layer), config.n_embd, 4 * config.n_embd, config.vocab_size
         self.dtype, self.vocab_size, self.threads = parameters.dtype, V, threads
+        self._eps, self._exact = config.norm_eps, config.exact_gelu
         names = [*MATRICES, "embedding.wte" if config.tied else "head.w"]
         self._matrices = Matrices(*(stored.rows[name] for name in names))
         self._scales = Scales(*(stored.scales[name] for name in names))
@@ -44,7 +44,7 @@ class CompiledStep:
         for first in range(0, len(tokens), MOST):
             some = slice(first, first + MOST)
             rest = (self.threads, logits[some], tokens[some], sequences[some], positions[some], past.keys, past.values,
-                    self._matrices, self._scales, self._vectors, self._shared, EPS)
+                    self._matrices, self._scales, self._vectors, self._shared, self._eps, self._exact)
             together(self._pool, self.threads, lambda rank, rest=rest: decode(rank, *rest), self._give_up)
         return logits
 

@@ -20,21 +20,22 @@ class Continuation:
     """Give it logits, it chooses a token; None when it is over, and `finish_reason` says why: "stop" or "length".
 
     Draw number n is a pure function of (seed, index, n): index numbers the texts that are continued with one seed. stop_token ends
-    it and is not one of its tokens. logprobs: how many likely tokens to note at each choice, 0 for the chosen one alone, None for nothing.
+    it and is not one of its tokens. n_vocab: tokens from there on are never chosen; a model may have more than its tokenizer knows. logprobs: how many likely tokens to note at each choice, 0 for the chosen one alone, None for nothing.
     """
 
-    def __init__(self, ids, max_new_tokens, *, sampling=Sampling(), seed=0, index=0, stop_token=None, logprobs=None):
+    def __init__(self, ids, max_new_tokens, *, sampling=Sampling(), seed=0, index=0, stop_token=None, n_vocab=None,
+                 logprobs=None):
         self.prompt = [int(i) for i in ids]
         self.tokens, self.logprobs = [], []
         self.finish_reason = None if max_new_tokens > 0 else "length"
         self._most, self._sampling, self._seed, self._index = max_new_tokens, sampling, seed, index
-        self._stop_token, self._note = stop_token, logprobs
+        self._stop_token, self._n_vocab, self._note = stop_token, n_vocab, logprobs
 
     def take(self, logits):
         """Choose the next token from logits (V) -> token, or None when it is over."""
         if self.finish_reason is not None:
             return None
-        uniform = 0.0
+        logits, uniform = logits[:self._n_vocab], 0.0
         if self._sampling.temperature > 0:
             uniform = generator(self._seed, "sample", step=len(self.tokens), micro=self._index).random()
         seen = self.prompt + self.tokens if self._sampling.repetition_penalty != 1 else ()

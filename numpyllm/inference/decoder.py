@@ -19,6 +19,8 @@ from .weights import StoredWeights
 
 SMALL = 4_000_000           # parameters: below, a thread is quicker alone than in company
 
+FEW = 16                    # tokens of a prompt that go the way of single ones: with more, products of matrices are quicker
+
 
 class Decoder:
     """Room for so many sequences of a model. To be closed, or used as `with Decoder(model) as decoder`; one thread uses it.
@@ -43,7 +45,7 @@ class Decoder:
         self._workspaces = [Workspace() for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads, "decode")
         self._compiled = None
-        if model.ops is not text:
+        if model.ops is not text and not model.config.differing():
             from .compiled import CompiledStep
             self._compiled = CompiledStep(model, stored, threads, self._pool)
 
@@ -72,7 +74,12 @@ class Decoder:
         ids = self.model.check_ids(ids[:, -self.model.config.block_size:])
         self._tokens[sequence] = ids[0].tolist()
         self.past.lengths[sequence] = 0
-        return self._prefill(ids, sequence)
+        at_once = min(ids.size, FEW)
+        if ids.size > FEW:
+            at_once = 1
+            self._prefill(ids[:, :-1], sequence)
+        start = self.length(sequence)
+        return self._positions(ids[0, start:], np.full(at_once, sequence), np.arange(start, ids.size))[-1]
 
     def step(self, tokens, sequences=None):
         """One more token for each of these different sequences (default: all) -> logits (N, V) after each.
@@ -129,14 +136,15 @@ class Decoder:
         """logits (N, V) of these tokens at these positions; they belong to the past then."""
         self.model.check_ids(tokens[:, None])
         if self._compiled is None:
-            return np.stack([self._prefill(token[None, None], sequence) for token, sequence in zip(tokens, sequences, strict=True)])
+            return np.stack([self.model.step(token[None, None], self.past.of(sequence))[0, 0]
+                             for token, sequence in zip(tokens, sequences, strict=True)])
         logits = self._compiled(tokens, sequences, positions, self.past)
         np.maximum.at(self.past.lengths, sequences, positions + 1)
         return logits
 
     def _prefill(self, ids, sequence):
-        """ids (1, T), the next of this sequence -> logits (V) after the last. Each thread takes some of the positions: in every
-        layer they wait for each other between writing keys and reading them."""
+        """Take in ids (1, T), without their logits. Each thread takes some of the positions: in every layer they wait for each
+        other between writing keys and reading them."""
         T, start = ids.shape[1], self.length(sequence)
         parts = min(self.threads, T)
         barrier = threading.Barrier(parts)
@@ -145,14 +153,12 @@ class Decoder:
             first, last = T * i // parts, T * (i + 1) // parts
             try:
                 with self._workspaces[i].activate():
-                    h = self.model.trunk_step(ids[:, first:last], self.past.of(sequence, start + first, barrier.wait))
-                    return self.model.head.step(h[:, -1:], None)[0, 0].copy() if i == parts - 1 else None
+                    self.model.trunk_step(ids[:, first:last], self.past.of(sequence, start + first, barrier.wait))
             except threading.BrokenBarrierError:
-                return None                 # another thread has failed, and says why
+                pass                        # another thread has failed, and says why
             except BaseException:
                 barrier.abort()             # nobody waits for a thread that is no more
                 raise
 
-        logits = together(self._pool, parts, part, barrier.abort)[-1]
+        together(self._pool, parts, part, barrier.abort)
         self.past.lengths[sequence] = start + T
-        return logits

@@ -63,7 +63,8 @@ def generate_text(model, tokenizer, prompt, max_new_tokens, **settings):
 def stream_text(model, tokenizer, prompt, max_new_tokens, *, stops=(), seed=0, lookup=0, **sampling):
     """Yield the continuation of a prompt in pieces, as they are certain: whole characters, and nothing of a stop string."""
     ids = tokenizer.encode(prompt, allowed_special="all")
-    text = Continuation(ids, max_new_tokens, sampling=Sampling(**sampling), seed=seed, stop_token=tokenizer.eot_token)
+    text = Continuation(ids, max_new_tokens, sampling=Sampling(**sampling), seed=seed, stop_token=tokenizer.eot_token,
+                        n_vocab=tokenizer.n_vocab)
     with open_decoder(model) as decoder:
         yield from stream(decoder, tokenizer, text, stops=stops, lookup=lookup)
 

@@ -15,23 +15,29 @@ from ..errors import InputError
 from ..inference.weights import StoredWeights, check_kind, matrix_shapes
 from ..models import GPT, GPTConfig
 from ..training.checkpoint import load_checkpoint, make_config, newest_checkpoint, restore, save_checkpoint
+from .pretrained import is_pretrained, load_pretrained
 
 
-def save_quantized(folder, model, stored, tokenizer, *, step=0):
+def save_quantized(folder, model, stored, tokenizer):
     """Write a model as StoredWeights has it into a folder, which is always the old one or the whole new one. Raises InputError."""
     flat = lambda arrays: np.concatenate([array.reshape(-1) for array in arrays])
     arrays = {"params": flat(model.parameters[name] for name in _others(model)), "matrices": flat(stored.rows.values()),
               "scales": flat(stored.scales.values())}
-    state = {"step": step, "model": vars(model.config), "train": {}, "facts": {}, "layout": {}, "metrics_bytes": 0}
+    state = {"step": 0, "model": vars(model.config), "train": {}, "facts": {}, "layout": {}, "metrics_bytes": 0}
     save_checkpoint(folder, arrays, state | {"weights": stored.kind}, tokenizer)
 
 
 def load_decodable(path, *, weights=None, ops):
-    """A run's folder, a checkpoint's, or one of `save_quantized` -> GPT, StoredWeights, tokenizer.
+    """A run's folder, a checkpoint's, one of `save_quantized`, or one in Hugging Face's layout -> GPT, StoredWeights, tokenizer.
 
     weights: how they are to be stored; None as they are. Raises InputError for a folder that holds no model, and for weights
     that were rounded already and are asked for otherwise.
     """
+    if is_pretrained(path):
+        model, tokenizer = load_pretrained(path, ops=ops, dropout=0.0)
+        if tokenizer is None:
+            raise InputError(f"{path} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt): put the model's there")
+        return model, StoredWeights(model, weights or "float32"), tokenizer
     folder = newest_checkpoint(path)
     arrays, state, tokenizer_path = load_checkpoint(folder)
     model = GPT(make_config(GPTConfig, state["model"], folder), ops=ops, seed=None)

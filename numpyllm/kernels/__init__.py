@@ -5,6 +5,7 @@ may feed any backward. Results and temporaries come from the active Workspace, i
 """
 
 from ..ops import *  # noqa: F403
+from .activation import swiglu_backward, swiglu_forward
 from .adamw import adamw_update
 from .attention import attention_backward, attention_forward
 from .cross_entropy import (cross_entropy_backward, cross_entropy_forward, head_loss_backward, head_loss_forward,
@@ -15,4 +16,6 @@ from .gelu import bias_gelu_backward, bias_gelu_forward
 from .layernorm import (layernorm_backward, layernorm_forward, residual_layernorm_backward, residual_layernorm_forward)
 from .linear import linear_backward, linear_forward
 from .residual import residual_forward
+from .rmsnorm import residual_rmsnorm_backward, residual_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward
+from .rotary import rotary_backward, rotary_forward
 from .sgd import sgd_update

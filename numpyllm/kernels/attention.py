@@ -1,7 +1,7 @@
 """Twin of numpyllm.ops.attention: one block of queries of one head at a time, whose scores never leave the cache.
 
 Only the keys that some query of the block sees are multiplied: below the diagonal of a causal mask, within its spans in
-general. Dropout on the probabilities is left to the text.
+general. Dropout on the probabilities, ALiBi and caps are left to the text.
 """
 
 import math
@@ -62,7 +62,7 @@ def _corner(x, b, t, h):
 def _forward(panel, scores, y, lse, q, k, v, spans, scale):
     """spans (1 or B, T, M, 2). Most loops run over whole rows, hidden keys and all: faster than to stop at each row's length."""
     B, T, H, D = q.shape
-    S, size = k.shape[1], q.itemsize
+    S, size, group = k.shape[1], q.itemsize, H // k.shape[2]
     q_row, k_row, v_row, y_row = q.strides[1] // size, k.strides[1] // size, v.strides[1] // size, y.strides[1] // size
     real = q.dtype.type
     nothing = -real(np.inf)
@@ -76,7 +76,7 @@ def _forward(panel, scores, y, lse, q, k, v, spans, scale):
                 K = high - low
                 if K > 0:
                     product(panel, address(scores), pitch, 0, 0, _corner(q, b, first, h), q_row, 1,
-                            _corner(k, b, low, h), 1, k_row, stop - first, K, D)                    # (1)
+                            _corner(k, b, low, h // group), 1, k_row, stop - first, K, D)                    # (1)
                 for i in range(stop - first):                                                       # (2) (3)
                     row = scores[i, :K]
                     start, end = _interval(row, of[first + i], low)
@@ -98,7 +98,7 @@ def _forward(panel, scores, y, lse, q, k, v, spans, scale):
                     lse[b, h, first + i] = top * scale + np.log(total)
                 if K > 0:
                     product(panel, _corner(y, b, first, h), y_row, 0, 0, address(scores), pitch, 1,
-                            _corner(v, b, low, h), v_row, 1, stop - first, D, K)                    # (5)
+                            _corner(v, b, low, h // group), v_row, 1, stop - first, D, K)                    # (5)
                 else:
                     y[b, first:stop, h] = real(0)
 
@@ -107,7 +107,7 @@ def _forward(panel, scores, y, lse, q, k, v, spans, scale):
 def _backward(panel, scores, dP, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
     """Probabilities are recomputed from the scores and each row's log-sum-exp."""
     B, T, H, D = q.shape
-    S, size = k.shape[1], q.itemsize
+    S, size, group = k.shape[1], q.itemsize, H // k.shape[2]
     q_row, k_row, v_row, dy_row = q.strides[1] // size, k.strides[1] // size, v.strides[1] // size, dy.strides[1] // size
     dq_row, dk_row, dv_row = dq.strides[1] // size, dk.strides[1] // size, dv.strides[1] // size
     real = q.dtype.type
@@ -118,10 +118,11 @@ def _backward(panel, scores, dP, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
         for h in range(H):
             first = (T - 1) // QUERIES * QUERIES                            # the last block sees most keys: it writes dk
             low, high = _seen(of, first, T, S)                              # and dv, the others add
-            begun = low == 0 and high == S
-            if not begun:
-                dk[b, :, h] = real(0)
-                dv[b, :, h] = real(0)
+            g = h // group
+            begun = h % group > 0 or not (low == 0 and high == S)           # something is there to add to
+            if begun and h % group == 0:
+                dk[b, :, g] = real(0)
+                dv[b, :, g] = real(0)
             for first in range(first, -1, -QUERIES):
                 stop = min(T, first + QUERIES)
                 low, high = _seen(of, first, stop, S)
@@ -130,10 +131,10 @@ def _backward(panel, scores, dP, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
                     dq[b, first:stop, h] = real(0)
                     continue
                 q_, dy_ = _corner(q, b, first, h), _corner(dy, b, first, h)
-                k_, dk_, dv_ = _corner(k, b, low, h), _corner(dk, b, low, h), _corner(dv, b, low, h)
+                k_, dk_, dv_ = _corner(k, b, low, g), _corner(dk, b, low, g), _corner(dv, b, low, g)
                 P_, dP_ = address(scores), address(dP)
                 product(panel, P_, pitch, 0, 0, q_, q_row, 1, k_, 1, k_row, Q, K, D)                        # (1) again
-                product(panel, dP_, pitch, 0, 0, dy_, dy_row, 1, _corner(v, b, low, h), 1, v_row, Q, K, D)  # (5)
+                product(panel, dP_, pitch, 0, 0, dy_, dy_row, 1, _corner(v, b, low, g), 1, v_row, Q, K, D)  # (5)
                 for i in range(Q):                                                                          # (3) (2)
                     row, drow = scores[i, :K], dP[i, :K]
                     start, end = _interval(row, of[first + i], low)
@@ -147,7 +148,7 @@ def _backward(panel, scores, dP, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
                         p = exp(row[j] * scale - norm) if start <= j < end else real(0)
                         row[j] = p
                         drow[j] = p * (drow[j] - mean) * scale
-                add = stop < T or not begun
+                add = stop < T or begun
                 product(panel, dv_, dv_row, dv_ if add else 0, dv_row, P_, 1, pitch, dy_, dy_row, 1, K, D, Q)   # (5)
                 product(panel, _corner(dq, b, first, h), dq_row, 0, 0, dP_, pitch, 1, k_, k_row, 1, Q, D, K)    # (1)
                 product(panel, dk_, dk_row, dk_ if add else 0, dk_row, dP_, 1, pitch, q_, q_row, 1, K, D, Q)    # (1)
@@ -172,9 +173,9 @@ def _rowwise(x):
     return x if x.strides[-1] == x.itemsize else np.ascontiguousarray(x)
 
 
-def attention_forward(q, k, v, spans=None, *, keep=None, p=0.0):
-    if keep is not None or any_complex(q, k, v):
-        return text.attention_forward(q, k, v, spans, keep=keep, p=p)
+def attention_forward(q, k, v, spans=None, *, keep=None, p=0.0, slopes=None, softcap=0.0):
+    if keep is not None or slopes is not None or softcap or any_complex(q, k, v):
+        return text.attention_forward(q, k, v, spans, keep=keep, p=p, slopes=slopes, softcap=softcap)
     B, T, H, D = q.shape
     S = k.shape[1]
     y, lse = empty((B, T, H, D), q.dtype), empty((B, H, T), q.dtype)
@@ -186,8 +187,8 @@ def attention_forward(q, k, v, spans=None, *, keep=None, p=0.0):
 
 
 def attention_backward(dy, cache, *, out=None):
-    q, k, v, y, lse, spans, keep, p = cache
-    if keep is not None:
+    q, k, v, y, lse, spans, keep, _, slopes, softcap = cache
+    if keep is not None or slopes is not None or softcap:
         return text.attention_backward(dy, cache, out=out)
     B, T, H, D = q.shape
     S = k.shape[1]

@@ -1,6 +1,6 @@
 """Twin of numpyllm.tokenizer.bpe: from UTF-8 to ids in one function.
 
-    pieces      pretokenize.py cuts the text
+    pieces      windows.py, and where it sees too little pretokenize.py, cut the text
     words       a cache of pieces of up to 15 bytes with their ids: nearly every piece is answered here
     tokens      a piece that is itself a token is that token
     pairs       else its bytes are merged: rank of the token that two neighbours make, by their ids
@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._jit import jit
-from ._words import load, pointer, prefetch
-from .pretokenize import no_window, piece_end, piece_end_in, window
+from ._jit import jit, jit_inlined
+from ._words import load, pointer, prefetch, trailing_zeros
+from .pretokenize import piece_end
+from .windows import SIZE, begins_in_ascii, starts_in_window
 
 ID_BITS = 21
 MOST_IDS = 1 << ID_BITS         # two ids and the one they make fit into a word
@@ -27,13 +28,14 @@ NO_RANK = 0x7FFF_FFFF
 NO_PAIR = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 MIX_1, MIX_2 = np.uint64(0x9E37_79B9_7F4A_7C15), np.uint64(0xC2B2_AE3D_27D4_EB4F)      # odd, with bits of all places
 
-WORD_BITS = 16                  # the cache has 2^16 slots of 32 bytes: 2 MB
+LINE_BITS = 17                  # the cache has 2^17 lines of 64 bytes, which are the processor's, of two slots each: 8 MB
+LINE, SLOT = 8, 4               # their sizes in words of 64 bits
 WORD_BYTES = 15                 # longest key
 WORD_IDS = 4                    # most ids of an entry
 AHEAD = 32                      # pieces that are cut before the first of them is looked up, so that its slot is there by then
-PROBES = 4                      # slots in which an entry may be
-ONE = np.uint64(1)
+NONE, ONE, ALL = np.uint64(0), np.uint64(1), ~np.uint64(0)
 KEY_OF_SLOT = (ONE << np.uint64(60)) - ONE      # without the number of ids
+PADDING = 16                    # bytes that must exist behind a text, since keys are read by eights
 SCANNED = 96                    # ids up to which the next pair to merge is looked for from end to end
 
 
@@ -50,10 +52,10 @@ class Vocabulary(NamedTuple):
 
 class Workspace(NamedTuple):
     """What one call at a time changes. All is left ready for the next."""
-    words: np.ndarray           # (2^WORD_BITS + PROBES, 4) uint64: 8 bytes; 7 bytes, length, number of ids; four ids
+    words: np.ndarray           # (2^LINE_BITS * LINE,) uint64, two slots a line: 8 bytes; 7 bytes, length, number of ids; four ids
     ids: np.ndarray             # (SCANNED,) int32: the parts of a piece,
     ranks: np.ndarray           # (SCANNED,) int32: and what each makes with the next
-    cut: np.ndarray             # (4, AHEAD + 1) uint64: begin, key and home slot of pieces
+    cut: np.ndarray             # (4, AHEAD + SIZE) uint64: begin, key and home line of pieces
     chains: np.ndarray          # (4, ids) int32, for long pieces: see _merge_long
 
 
@@ -76,8 +78,10 @@ def workspace(ids):
     """A new `Workspace` for a vocabulary of so many ids."""
     chains = np.full((4, ids), -1, np.int32)
     chains[STATE] = 0
-    return Workspace(np.zeros(((1 << WORD_BITS) + PROBES, 4), np.uint64), np.empty(SCANNED, np.int32),
-                     np.empty(SCANNED, np.int32), np.empty((4, AHEAD + 1), np.uint64), chains)
+    room = np.zeros((LINE << LINE_BITS) + LINE, np.uint64)
+    first = -(room.ctypes.data // 8) % LINE             # where a line begins
+    return Workspace(room[first:first + (LINE << LINE_BITS)], np.empty(SCANNED, np.int32),
+                     np.empty(SCANNED, np.int32), np.empty((4, AHEAD + SIZE), np.uint64), chains)
 
 
 @jit
@@ -338,15 +342,24 @@ def _merge_long(memory, data, start, stop, vocabulary, chains):
 
 
 @jit
-def _key_at_the_end(data, start, length):
-    """The key in the cache of a piece of up to 15 bytes, of which no 16 may be read: its bytes and its length, in two words."""
-    low, high = np.uint64(0), np.uint64(length) << np.uint64(56)
-    for i in range(length):
-        if i < 8:
-            low |= np.uint64(data[start + i]) << np.uint64(8 * i)
-        else:
-            high |= np.uint64(data[start + i]) << np.uint64(8 * (i - 8))
-    return low, high
+def home_line(low, high):
+    """The line in which a piece of this key should be; it may also be in the line beside it, whose number is ^ 1."""
+    return np.int64((low * MIX_1 + high * MIX_2) >> np.uint64(64 - LINE_BITS))
+
+
+@jit_inlined
+def _cut(cut, pieces, data, start, end, words):
+    """Note the piece data[start:end], its key and the place of its slot, and ask for that."""
+    begins, lows, highs, homes = cut
+    length = end - start
+    low = high = NONE
+    if length <= WORD_BYTES:
+        low = load(data, start) & (ALL >> np.uint64(max(64 - 8 * length, 0)))
+        high = load(data, start + 8) & ((ONE << np.uint64(max(8 * length - 64, 0))) - ONE)
+        high |= np.uint64(length) << np.uint64(56)
+    home = home_line(low, high)
+    prefetch(words, LINE * home)
+    begins[pieces], lows[pieces], highs[pieces], homes[pieces] = start, low, high, home
 
 
 @jit
@@ -370,20 +383,28 @@ def _encode_piece(out, count, data, start, stop, vocabulary, workspace):
 
 
 @jit
+def _slot_of_word(words, home, low, high):
+    """Where in `words` the slot with this key begins, -1 if there is none."""
+    for line in (LINE * home, LINE * (home ^ 1)):
+        for slot in (line, line + SLOT):
+            if words[slot] == low and words[slot + 1] & KEY_OF_SLOT == high:
+                return slot
+    return -1
+
+
+@jit
 def _remember(words, home, low, high, out, first, count):
     """Enter a piece into the cache, if need be in place of another."""
-    slot = home
-    while slot < home + PROBES and words[4 * slot + 1] != 0:
-        slot += 1
-    if slot == home + PROBES:
-        slot = home + (np.int64(low ^ high) & (PROBES - 1))
-    words[4 * slot] = low
-    words[4 * slot + 1] = high | np.uint64(count - first) << np.uint64(60)
+    slot = _slot_of_word(words, home, NONE, NONE)           # an empty one
+    if slot < 0:
+        slot = LINE * home + SLOT * np.int64(low & ONE)
+    words[slot] = low
+    words[slot + 1] = high | np.uint64(count - first) << np.uint64(60)
     for half in range(2):
         i = first + 2 * half
-        left = np.uint64(out[i]) if i < count else np.uint64(0)
-        right = np.uint64(out[i + 1]) if i + 1 < count else np.uint64(0)
-        words[4 * slot + 2 + half] = left | right << np.uint64(32)
+        left = np.uint64(out[i]) if i < count else NONE
+        right = np.uint64(out[i + 1]) if i + 1 < count else NONE
+        words[slot + 2 + half] = left | right << np.uint64(32)
 
 
 @jit
@@ -392,16 +413,16 @@ def encode(ids, text, stops, special_ids, pattern, classes, vocabulary, workspac
 
     stops                   (S,) int64: where each stretch of the text ends; no piece reaches across
     special_ids             (S,) int64: the id of a stretch that is a special token, -1 for text
-    text, pattern, classes  data, pattern and classes of pretokenize.py
+    text, pattern, classes  data, pattern and classes of pretokenize.py; behind the text PADDING bytes more can be read
     """
     out, data, kinds, known = pointer(ids), pointer(text), pointer(classes), _pointers(vocabulary)
     words, chains = pointer(workspace.words), workspace.chains
     scratch = Workspace(words, pointer(workspace.ids), pointer(workspace.ranks), words,
                         (pointer(chains[0]), pointer(chains[1]), pointer(chains[2]), pointer(chains[3])))
-    start = count = 0
-    view = no_window()
     cut = workspace.cut
-    begins, lows, highs, homes = pointer(cut[0]), pointer(cut[1]), pointer(cut[2]), pointer(cut[3])
+    cut = pointer(cut[0]), pointer(cut[1]), pointer(cut[2]), pointer(cut[3])
+    begins, lows, highs, homes = cut
+    start = count = 0
     for stretch in range(len(stops)):
         stop = stops[stretch]
         if special_ids[stretch] >= 0:
@@ -410,39 +431,27 @@ def encode(ids, text, stops, special_ids, pattern, classes, vocabulary, workspac
         while start < stop:
             pieces = 0
             while start < stop and pieces < AHEAD:
-                end = 0
-                if start - view.base > 31 and start + 64 <= stop:
-                    view = window(data, start)
-                if start - view.base <= 31 and view.base + 64 <= stop:
-                    end = piece_end_in(view, start, pattern)
-                if end == 0:
+                base, starts = start, NONE
+                if begins_in_ascii(data, start, stop):
+                    starts = starts_in_window(data, base, stop, pattern)
+                if starts == 0:
                     end = piece_end(data, start, stop, pattern, kinds)
-                length = end - start
-                low = high = np.uint64(0)
-                if length <= WORD_BYTES:
-                    if start + 16 <= stop:
-                        low, high = load(data, start), load(data, start + 8)
-                        low &= NO_PAIR >> np.uint64(max(64 - 8 * length, 0))
-                        high &= (ONE << np.uint64(max(8 * length - 64, 0))) - ONE
-                        high |= np.uint64(length) << np.uint64(56)
-                    else:
-                        low, high = _key_at_the_end(data, start, length)
-                home = np.int64((low * MIX_1 + high * MIX_2) >> np.uint64(64 - WORD_BITS))
-                prefetch(words, 4 * home)
-                begins[pieces], lows[pieces], highs[pieces], homes[pieces] = start, low, high, home
-                start = end
-                pieces += 1
+                    _cut(cut, pieces, data, start, end, words)
+                    start, pieces = end, pieces + 1
+                while starts:
+                    end = base + trailing_zeros(starts)
+                    starts &= starts - ONE
+                    _cut(cut, pieces, data, start, end, words)
+                    start, pieces = end, pieces + 1
             begins[pieces] = start
             for i in range(pieces):
                 low, high, home = lows[i], highs[i], np.int64(homes[i])
-                slot = home
-                while slot < home + PROBES and (words[4 * slot] != low or words[4 * slot + 1] & KEY_OF_SLOT != high):
-                    slot += 1
-                if slot < home + PROBES and high > 0:
-                    first, second = words[4 * slot + 2], words[4 * slot + 3]
+                slot = _slot_of_word(words, home, low, high)
+                if slot >= 0 and high > 0:
+                    first, second = words[slot + 2], words[slot + 3]
                     out[count], out[count + 1] = first, first >> np.uint64(32)
                     out[count + 2], out[count + 3] = second, second >> np.uint64(32)
-                    count += np.int64(words[4 * slot + 1] >> np.uint64(60))
+                    count += np.int64(words[slot + 1] >> np.uint64(60))
                 else:
                     before = count
                     count = _encode_piece(out, count, data, np.int64(begins[i]), np.int64(begins[i + 1]), known, scratch)

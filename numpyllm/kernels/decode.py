@@ -9,7 +9,6 @@ Several threads may call it together, each with its rank: they share the rows an
 what another has computed. What is as quick to compute as to wait for (norms, sums) each of them does for itself.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +16,8 @@ import numpy as np
 from ._barrier import meet
 from ._dot import inner_products, number
 from ._jit import jit, jit_borrowing
-from ._math import exp, sigmoid
-
-SLOPE2 = 2 * math.sqrt(2 / math.pi)         # of GELU's tanh form, as in gelu.py
-CUBIC2 = SLOPE2 * 0.044715
+from ._math import erfc, exp, sigmoid
+from .gelu import CUBIC, ROOT_HALF, SLOPE
 
 
 class Matrices(NamedTuple):
@@ -106,12 +103,15 @@ def _product(N, y, x, w, scale, b, first, last):
 
 
 @jit_borrowing
-def _gelu(N, y, first, last):
+def _gelu(N, y, exact, first, last):
     real = y.dtype.type
     for n in range(N):
-        for i in range(first, last):
-            s = y[n, i]
-            y[n, i] = s * sigmoid(s * (real(SLOPE2) + real(CUBIC2) * s * s))
+        if exact:
+            for i in range(first, last):
+                y[n, i] *= real(0.5) * erfc(-y[n, i] * real(ROOT_HALF))
+        else:
+            for i in range(first, last):
+                y[n, i] *= sigmoid(y[n, i] * (real(2 * SLOPE) + real(2 * SLOPE * CUBIC) * y[n, i] * y[n, i]))
 
 
 @jit_borrowing
@@ -164,7 +164,7 @@ def _share(n, rank, threads):
 
 
 @jit
-def decode(rank, threads, logits, tokens, sequences, positions, keys, values, matrices, scales, vectors, shared, eps):
+def decode(rank, threads, logits, tokens, sequences, positions, keys, values, matrices, scales, vectors, shared, eps, exact):
     """logits (N, V) of tokens (N), the newest of these sequences (N) at these positions (N); writes keys and values.
 
     keys, values (L, sequences, H, T, D) hold what came before; several positions of one sequence come in their order. Every one
@@ -194,7 +194,7 @@ def decode(rank, threads, logits, tokens, sequences, positions, keys, values, ma
         _norm(N, h, x, vectors.norm2_w[layer], vectors.norm2_b[layer], eps)
         first, last = _share(F, rank, threads)
         _product(N, hidden, h, matrices.up[layer], scales.up[layer], vectors.mlp_b[layer], first, last)
-        _gelu(N, hidden, first, last)
+        _gelu(N, hidden, exact, first, last)
         meet(counter, threads)
         _product(N, added, hidden, matrices.down[layer], scales.down[layer], vectors.down_b[layer], *_share(C, rank, threads))
         meet(counter, threads)

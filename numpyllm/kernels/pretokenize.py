@@ -5,12 +5,10 @@ seen from `stop` on. data and classes are arrays or, faster, pointers (_words.py
 characters where a later part needs them, is done here by looking ahead; the comments name the alternative that matches.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
-from ._jit import jit, jit_inlined
-from ._words import CASE, between, first_marked, leading_zeros, load, not_between, pointer, trailing_zeros
+from ._jit import jit
+from ._words import CASE, first_marked, load, not_between
 
 GPT2, CL100K, O200K = range(3)
 PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "o200k": O200K}
@@ -141,7 +139,7 @@ def _white_end(data, start, stop, pattern, classes):
 
 
 @jit
-def _contraction_end(data, start, stop, any_case):
+def contraction_end(data, start, stop, any_case):
     """'(?:[sdmt]|ll|ve|re), after an apostrophe at `start`; `start` if it does not match."""
     if start + 1 >= stop:
         return start
@@ -158,100 +156,12 @@ def _contraction_end(data, start, stop, any_case):
     return start
 
 
-class Window(NamedTuple):
-    """64 bytes of text, as one mask a class: bit i is for the byte at base + i."""
-    base: int
-    small: int
-    capitals: int
-    digits: int
-    spaces: int
-    newlines: int
-    white: int
-    apostrophes: int
-    beyond: int             # not ASCII
-
-
-@jit
-def window(data, base):
-    """The `Window` on data[base:base + 64], which must exist."""
-    newlines = between(data, base, 10, 10) | between(data, base, 13, 13)
-    spaces = between(data, base, 32, 32)
-    return Window(base, between(data, base, 97, 122), between(data, base, 65, 90), between(data, base, 48, 57), spaces, newlines,
-                  spaces | between(data, base, 9, 13), between(data, base, 39, 39), between(data, base, 128, 255))
-
-
-@jit
-def no_window():
-    """One that shows nothing of any text: to begin with."""
-    z = np.uint64(0)
-    return Window(-64, z, z, z, z, z, z, z, z)
-
-
-@jit
-def _bit(mask, i):
-    return np.int64((mask >> np.uint64(i)) & np.uint64(1))
-
-
-@jit
-def _run(mask, i):
-    """How many bits from bit i on are set."""
-    return trailing_zeros(~(mask >> np.uint64(i)))
-
-
-@jit_inlined
-def piece_end_in(w, start, pattern):
-    """As piece_end, from a `Window` where it shows enough; else 0. `start` is in its first half."""
-    p = start - w.base
-    letters = w.small | w.capitals
-    words = letters | w.digits | w.white | w.beyond
-    signs = ~words
-    if pattern == GPT2:
-        joined = _bit(w.spaces, p) & _bit(~w.white & ~w.beyond, p + 1)
-    else:
-        joined = (_bit((signs | w.white) & ~w.newlines, p) & _bit(letters, p + 1)) | (_bit(w.spaces, p) & _bit(signs, p + 1))
-    if pattern != O200K and _bit(w.apostrophes, p):
-        return 0
-    q = p + joined              # where the run begins that makes the piece
-    if _bit(w.white, q):
-        end = p + _run(w.white, p)
-        if end >= 63 or _bit(w.beyond, end):
-            return 0
-        inside = w.newlines & ((np.uint64(1) << np.uint64(end)) - (np.uint64(1) << np.uint64(p)))
-        if pattern != GPT2 and inside:
-            end = 64 - leading_zeros(inside)
-        elif end > p + 1:
-            end -= 1
-        return w.base + end
-    if pattern == O200K and _bit(letters, q):
-        end = q + _run(w.capitals, q)
-        if end >= 63:
-            return 0
-        end += _run(w.small, end)
-        if end >= 63 or _bit(w.apostrophes | w.beyond, end):
-            return 0
-        return w.base + end
-    changes = (letters ^ (letters << np.uint64(1))) | (w.digits ^ (w.digits << np.uint64(1))) | (signs ^ (signs << np.uint64(1)))
-    end = q + 1 + trailing_zeros(changes >> np.uint64(q + 1))
-    if pattern != GPT2:
-        if _bit(w.digits, q):
-            end = min(end, q + 3)
-        if end >= 63:
-            return 0
-        lines = _run(w.newlines, end) * _bit(signs, q)
-        end += lines
-        if end >= 63 or pattern == O200K and lines > 0 and _bit(signs, end):
-            return 0            # of the signs, a slash would go on
-    if end >= 63 or _bit(w.beyond, q) or _bit(w.beyond, end):
-        return 0
-    return w.base + end
-
-
 @jit
 def piece_end(data, start, stop, pattern, classes):
     """Where the piece ends that begins at `start` < `stop`. pattern: GPT2, CL100K or O200K."""
     first = data[start]
     if first == APOSTROPHE and pattern != O200K:
-        end = _contraction_end(data, start, stop, pattern == CL100K)
+        end = contraction_end(data, start, stop, pattern == CL100K)
         if end > start:
             return end
     kind, after = character(data, start, classes)
@@ -271,7 +181,7 @@ def piece_end(data, start, stop, pattern, classes):
             return _letters_end(data, word, stop, classes)
         end = _cased_word_end(data, word, stop, classes)
         if end < stop and data[end] == APOSTROPHE:
-            end = _contraction_end(data, end, stop, True)
+            end = contraction_end(data, end, stop, True)
         return end
 
     if kind == NUMBER:
@@ -286,23 +196,3 @@ def piece_end(data, start, stop, pattern, classes):
         while end < stop and (data[end] == NEWLINE or data[end] == RETURN or data[end] == SLASH and pattern == O200K):
             end += 1
     return end
-
-
-@jit
-def boundaries(data, pattern, classes):
-    """(pieces + 1,) int64: where each piece begins, and the end of the text."""
-    n = len(data)
-    places = np.empty(n + 1, np.int64)
-    places[0] = start = count = 0
-    text, kinds = pointer(data), pointer(classes)
-    view = no_window()
-    while start < n:
-        end = 0
-        if start - view.base > 31 and start + 64 <= n:
-            view = window(text, start)
-        if start - view.base <= 31:
-            end = piece_end_in(view, start, pattern)
-        start = piece_end(text, start, n, pattern, kinds) if end == 0 else end
-        count += 1
-        places[count] = start
-    return places[:count + 1].copy()

@@ -1,12 +1,12 @@
 """Layers: parameters + ops, each with forward and backward (base.py states the protocol)."""
 
-from .attention import CausalSelfAttention
+from .attention import CausalSelfAttention, Rotary
 from .base import Layer
-from .basic import Dropout, LayerNorm, Linear, TokenPositionEmbedding
+from .basic import Dropout, LayerNorm, Linear, RMSNorm, TokenEmbedding, TokenPositionEmbedding
 from .block import Block
 from .head import Head
-from .mlp import MLP
+from .mlp import MLP, GatedMLP
 from .past import Past
 
-__all__ = ["MLP", "Block", "CausalSelfAttention", "Dropout", "Head", "Layer", "LayerNorm", "Linear", "Past",
-           "TokenPositionEmbedding"]
+__all__ = ["MLP", "Block", "CausalSelfAttention", "Dropout", "GatedMLP", "Head", "Layer", "LayerNorm", "Linear", "Past", "RMSNorm",
+           "Rotary", "TokenEmbedding", "TokenPositionEmbedding"]

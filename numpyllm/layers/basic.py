@@ -1,4 +1,4 @@
-"""The elementary layers: linear map, layer normalisation, dropout, and the embedding of tokens and positions."""
+"""The elementary layers: linear map, norms, dropout, and the embedding of tokens and positions."""
 
 import numpy as np
 
@@ -34,8 +34,8 @@ class LayerNorm(Layer):
 
     b = None
 
-    def __init__(self, n_embd, *, bias=True):
-        self.n_embd, self.bias = n_embd, bias
+    def __init__(self, n_embd, *, bias=True, eps=1e-5):
+        self.n_embd, self.bias, self.eps = n_embd, bias, eps
 
     def own_specs(self):
         specs = {"w": ParamSpec((self.n_embd,), ones, decay=False)}
@@ -44,7 +44,7 @@ class LayerNorm(Layer):
         return specs
 
     def forward(self, x):
-        return self.ops.layernorm_forward(x, self.w, self.b)
+        return self.ops.layernorm_forward(x, self.w, self.b, eps=self.eps)
 
     def backward(self, dy, cache):
         dx, dw, db = self.ops.layernorm_backward(dy, cache, out=(None, *self.slots("w", "b")))
@@ -60,7 +60,33 @@ class LayerNorm(Layer):
 
     def residual_forward(self, x, r):
         """s = x + r, y = norm(s) -> s, y, cache."""
-        return self.ops.residual_layernorm_forward(x, r, self.w, self.b)
+        return self.ops.residual_layernorm_forward(x, r, self.w, self.b, eps=self.eps)
+
+
+class RMSNorm(Layer):
+    """RMS normalisation with gain w = 1, with LayerNorm's methods: a model takes the one or the other."""
+
+    def __init__(self, n_embd, *, eps=1e-5):
+        self.n_embd, self.eps = n_embd, eps
+
+    def own_specs(self):
+        return {"w": ParamSpec((self.n_embd,), ones, decay=False)}
+
+    def forward(self, x):
+        return self.ops.rmsnorm_forward(x, self.w, eps=self.eps)
+
+    def backward(self, dy, cache):
+        dx, dw = self.ops.rmsnorm_backward(dy, cache, out=(None, *self.slots("w")))
+        self.collect(w=dw)
+        return dx
+
+    def stream_backward(self, ds, dy, cache):
+        dx, _, dw = self.ops.residual_rmsnorm_backward(ds, dy, cache, out=(None, None, *self.slots("w")))
+        self.collect(w=dw)
+        return dx
+
+    def residual_forward(self, x, r):
+        return self.ops.residual_rmsnorm_forward(x, r, self.w, eps=self.eps)
 
 
 class Dropout(Layer):
@@ -107,3 +133,28 @@ class TokenPositionEmbedding(Layer):
         with self._parameters.contribution(self._names["wte"]) as (target, add):
             _, dwpe = self.ops.token_position_backward(dy, cache, out=(target, *self.slots("wpe")), add=add)
         self.collect(wpe=dwpe)
+
+
+class TokenEmbedding(Layer):
+    """A learned vector for each token; positions, if the model is told them here, are a table that is not learned."""
+
+    def __init__(self, vocab_size, n_embd, *, positions=None):
+        self.vocab_size, self.n_embd, self.positions = vocab_size, n_embd, positions        # (T_max, C) or None
+
+    def own_specs(self):
+        return {"wte": ParamSpec((self.vocab_size, self.n_embd), normal(0.02))}
+
+    def forward(self, ids):
+        x, cache = self.ops.embedding_forward(ids, self.wte)
+        return self._with_positions(x, np.arange(ids.shape[1])), cache
+
+    def step(self, ids, past):
+        return self._with_positions(self.ops.embedding_forward(ids, self.wte)[0], past.lengths[:, None] + np.arange(ids.shape[1]))
+
+    def backward(self, dy, cache):
+        """As TokenPositionEmbedding's."""
+        with self._parameters.contribution(self._names["wte"]) as (target, add):
+            self.ops.embedding_backward(dy, cache, out=(target,), add=add)
+
+    def _with_positions(self, x, positions):
+        return x if self.positions is None else x + self.positions[positions].astype(x.real.dtype)

@@ -1,31 +1,32 @@
-"""One transformer block, pre-norm as in GPT-2: each half reads the normalised stream and adds to the stream."""
+"""One transformer block: attention, then an MLP, each beside a residual stream."""
 
 from typing import NamedTuple
 
-from ..ops import LayerNormCache
-from .attention import CausalSelfAttention, SelfAttentionCache
+from .attention import SelfAttentionCache
 from .base import Layer
-from .basic import LayerNorm
-from .mlp import MLP, MLPCache
 
 
 class BlockCache(NamedTuple):
-    norm1: LayerNormCache
+    norm1: object
     attn: SelfAttentionCache
-    norm2: LayerNormCache
-    mlp: MLPCache
+    norm2: object
+    mlp: object
 
 
 class Block(Layer):
-    """x (B, T, C) -> y (B, T, C): x + attn(norm1(x)), and to that + mlp(norm2(.))."""
+    """x (B, T, C) -> y (B, T, C): x + attn(norm1(x)), and to that + mlp(norm2(.)), as in GPT-2: each half reads the normalised
+    stream and adds to the stream.
 
-    def __init__(self, n_embd, n_head, *, bias=True, dropout=0.0, proj_std=0.02):
-        self.norm1 = LayerNorm(n_embd, bias=bias)
-        self.attn = CausalSelfAttention(n_embd, n_head, bias=bias, dropout=dropout, proj_std=proj_std)
-        self.norm2 = LayerNorm(n_embd, bias=bias)
-        self.mlp = MLP(n_embd, bias=bias, dropout=dropout, proj_std=proj_std)
+    pre_norm=False puts the norms where the first Transformer had them, on the stream itself: norm1(x + attn(x)), and of that
+    norm2(. + mlp(.)). It is composed of an attention, an MLP and two norms.
+    """
+
+    def __init__(self, attn, mlp, norm1, norm2, *, pre_norm=True):
+        self.norm1, self.attn, self.norm2, self.mlp, self.pre_norm = norm1, attn, norm2, mlp, pre_norm
 
     def forward(self, x, draws=None):
+        if not self.pre_norm:
+            return self._post_norm_forward(x, draws)
         h, c_norm1 = self.norm1.forward(x)                                              # (1)
         h, c_attn = self.attn.forward(h, draws)                                         # (2)
         s, h, c_norm2 = self.norm2.residual_forward(x, h)                               # (3)
@@ -33,13 +34,32 @@ class Block(Layer):
         y, _ = self.ops.residual_forward(s, h)                                          # (5)
         return y, BlockCache(c_norm1, c_attn, c_norm2, c_mlp)
 
-    def step(self, x, past):
-        s, h, _ = self.norm2.residual_forward(x, self.attn.step(self.norm1.step(x, past), past))
-        return s + self.mlp.step(h, past)
-
     def backward(self, dy, cache):
+        if not self.pre_norm:
+            return self._post_norm_backward(dy, cache)
         ds, dh = self.ops.residual_backward(dy, None)                                   # (5)
         dh = self.mlp.backward(dh, cache.mlp)                                           # (4)
         dx = self.norm2.stream_backward(ds, dh, cache.norm2)                            # (3)  also the gradient of h
         dh = self.attn.backward(dx, cache.attn)                                         # (2)
         return self.norm1.stream_backward(dx, dh, cache.norm1)                          # (1)  x was read twice
+
+    def step(self, x, past):
+        if not self.pre_norm:
+            x = self.norm1.step(x + self.attn.step(x, past), past)
+            return self.norm2.step(x + self.mlp.step(x, past), past)
+        s, h, _ = self.norm2.residual_forward(x, self.attn.step(self.norm1.step(x, past), past))
+        return s + self.mlp.step(h, past)
+
+    def _post_norm_forward(self, x, draws):
+        h, c_attn = self.attn.forward(x, draws)                                         # (1)
+        _, n, c_norm1 = self.norm1.residual_forward(x, h)                               # (2)
+        h, c_mlp = self.mlp.forward(n, draws)                                           # (3)
+        _, y, c_norm2 = self.norm2.residual_forward(n, h)                               # (4)
+        return y, BlockCache(c_norm1, c_attn, c_norm2, c_mlp)
+
+    def _post_norm_backward(self, dy, cache):
+        dn = self.norm2.backward(dy, cache.norm2)                                       # (4)  also the gradient of h
+        dn, _ = self.ops.residual_forward(dn, self.mlp.backward(dn, cache.mlp))         # (3)  n was read twice
+        dx = self.norm1.backward(dn, cache.norm1)                                       # (2)
+        dx, _ = self.ops.residual_forward(dx, self.attn.backward(dx, cache.attn))       # (1)
+        return dx

@@ -1,6 +1,9 @@
 """What a training step costs in memory and arithmetic, from the sizes alone."""
 
+import os
 from typing import NamedTuple
+
+from ..errors import InputError
 
 
 class Estimate(NamedTuple):
@@ -19,33 +22,58 @@ class Estimate(NamedTuple):
 def estimate(config, batch_size, *, itemsize=4):
     """Estimate for a GPTConfig and a batch of batch_size contexts of block_size tokens, on the text (the twins need less).
 
-    Each block keeps its input, two norm outputs, q k v, the attention output, the second stream and two arrays of width 4C,
-    and with dropout its masks. What passes on top, at the peak, is the largest of: three arrays of the logits' size in the
-    head, six of width 4C in the backward of GELU, three of attention's scores.
+    Each block keeps its input, two norm outputs, q k v (and q k once more where they are turned or normalised), the attention output,
+    the second stream and two arrays of the MLP's width (swiglu: three), and with dropout its masks. What passes on top, at the peak, is the
+    largest of: three arrays of the logits' size in the head, six of the MLP's width in its backward, three of attention's scores.
     """
-    L, C, T, V, H = config.n_layer, config.n_embd, config.block_size, config.vocab_size, config.n_head
+    L, C, T, V, H, F = config.n_layer, config.n_embd, config.block_size, config.vocab_size, config.n_head, config.hidden
     N = batch_size * T
     number = parameter_count(config)
-    kept = N * C * (1 + 2 + 3 + 1 + 1 + 2 * 4) * L + N * 2 * C
-    passing = max(3 * N * V, 6 * 4 * N * C, 3 * N * H * T + 8 * N * C)
+    kept = N * (C * (1 + 2 + 1 + 1) + _qkv_width(config) + F * (3 if config.mlp == "swiglu" else 2)) * L + N * 2 * C
+    if config.position == "rotary" or config.qk_norm:
+        kept += N * (_qkv_width(config) - config.kv_heads * config.head_size) * L
+    passing = max(3 * N * V, 6 * N * F, 3 * N * H * T + 8 * N * C)
     masks = (N * H * T + 2 * N * C) * L if config.dropout else 0        # one byte an entry
     return Estimate(number, number * itemsize, number * itemsize, 2 * number * itemsize,
                     (kept + passing) * itemsize + masks, step_flops(config, batch_size))
 
 
 def parameter_count(config):
-    """Two tables, the blocks (12 C^2 in matrices, 2 C in gains and, with biases, 11 C more), the last norm, a head of its own."""
-    L, C, T, V = config.n_layer, config.n_embd, config.block_size, config.vocab_size
-    vectors = (2 + 2 + 3 + 1 + 4 + 1) * C if config.bias else 2 * C
-    return V * C + T * C + L * (12 * C * C + vectors) + (2 if config.bias else 1) * C + (0 if config.tied else V * C)
+    """Tables, the blocks' matrices and vectors, the last norm, a head of its own."""
+    c = config
+    L, C, T, V = c.n_layer, c.n_embd, c.block_size, c.vocab_size
+    norm = C if c.norm == "rmsnorm" or not c.bias else 2 * C
+    biases = _qkv_width(c) + C + c.hidden * (2 if c.mlp == "swiglu" else 1) + C if c.bias else 0
+    block = _matrices(c) + biases + 2 * norm + (2 * c.head_size if c.qk_norm else 0)
+    return V * C + (T * C if c.position == "learned" else 0) + L * block + norm + (0 if c.tied else V * C)
 
 
 def step_flops(config, batch_size):
     """FLOPs of the matrix products of one step (Kaplan et al. 2020, table 1): two a weight and token forward, four backward.
 
     Attention's two products over T keys come on top, and once more backward for the recomputed probabilities. No use is made
-    of the causal mask: this counts the whole square.
+    of masks: this counts the whole square.
     """
     L, C, T, V = config.n_layer, config.n_embd, config.block_size, config.vocab_size
     N = batch_size * T
-    return 3 * 2 * N * (12 * C * C * L + C * V) + (2 + 5) * 2 * N * T * C * L
+    return 3 * 2 * N * (_matrices(config) * L + C * V) + (2 + 5) * 2 * N * T * C * L
+
+
+def _qkv_width(config):
+    return (config.n_head + 2 * config.kv_heads) * config.head_size
+
+
+def _matrices(config):
+    """Weights in the matrices of one block."""
+    C = config.n_embd
+    return C * _qkv_width(config) + C * C + C * config.hidden * (3 if config.mlp == "swiglu" else 2)
+
+
+def refuse_what_cannot_fit(needed):
+    """InputError if these bytes are more than the memory of this machine, where the system tells it: before they are allocated."""
+    if not hasattr(os, "sysconf"):
+        return
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise InputError(f"the sizes must fit into the {there / 1e9:.0f} GB of this machine, they need {needed / 1e9:,.0f} GB: "
+                         "choose a smaller n_embd, n_layer, block_size, vocab_size or batch_size")

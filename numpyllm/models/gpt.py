@@ -2,23 +2,35 @@
 
     ids (B, T) -> embedding (B, T, C) -> n_layer blocks (B, T, C) -> norm (B, T, C) -> head (B, T, V)
 
-Architecture and initialisation are GPT-2's: pre-norm, learned positions, GELU, head tied to the embedding, weights
-drawn with standard deviation 0.02, those that write into the residual stream with 0.02 / sqrt(2 n_layer).
+Architecture and initialisation are GPT-2's by default: pre-norm, learned positions, GELU, head tied to the embedding, weights
+drawn with standard deviation 0.02, those that write into the residual stream with 0.02 / sqrt(2 n_layer). What later models do
+otherwise is a choice each; numpyllm/configs has those of GPT-2 and Llama.
 """
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import ops as text
-from ..config import option, require_between, require_whole
+from ..config import option, require_between, require_one_of, require_whole
 from ..errors import InputError
-from ..layers import Block, Dropout, Head, Layer, LayerNorm, Past, TokenPositionEmbedding
+from ..layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, Layer, LayerNorm, Past, RMSNorm, Rotary,
+                      TokenEmbedding, TokenPositionEmbedding)
+from ..ops import causal_spans, fixed_spans, sinusoidal_positions, strided_spans, window_spans
 from ..parameters import Parameters
 from ..workspace import mark, release
 from .estimate import Estimate, estimate
+
+
+POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
+NORMS = ("layernorm", "rmsnorm")
+ACTIVATIONS = ("gelu", "relu", "squared_relu", "silu", "swiglu")
+PATTERNS = {"causal": causal_spans, "window": window_spans, "strided": strided_spans, "fixed": fixed_spans}
+CHOICES = ("position", "rotary_base", "rotary_scale", "rotary_interleaved", "norm", "pre_norm", "mlp", "n_hidden", "n_kv_head",
+           "qk_norm", "softcap", "attention", "window")
 
 
 @dataclass(frozen=True)
@@ -33,13 +45,61 @@ class GPTConfig:
     dropout: float = option(0.0, "probability of dropping an activation while training")
     bias: bool = option(True, "biases in linear maps and shifts in norms")
     tied: bool = option(True, "the output head shares its matrix with the token embedding")
+    exact_gelu: bool = option(False, "GELU by the error function, not by tanh as in GPT-2")
+    norm_eps: float = option(1e-5, "added to the variance in norms")
+    position: str = option("learned", f"how a token's place is told: {', '.join(POSITIONS)}")
+    rotary_base: float = option(10000.0, "rotary: the slowest pair turns once in 2 pi times this many tokens")
+    rotary_scale: float = option(1.0, "rotary: positions are divided by this, to read longer texts than were trained on")
+    rotary_interleaved: bool = option(False, "rotary: neighbouring channels are pairs, not those half a head apart")
+    norm: str = option("layernorm", f"what normalises: {', '.join(NORMS)}")
+    pre_norm: bool = option(True, "norms before attention and MLP, as in GPT-2, not after the sum, as in the first Transformer")
+    mlp: str = option("gelu", f"the MLP's activation: {', '.join(ACTIVATIONS)}")
+    n_hidden: int = option(0, "width within the MLP; 0: four times n_embd, for swiglu 8/3 times, up to a multiple of 32")
+    n_kv_head: int = option(0, "heads of keys and values, a divisor of n_head; 0: n_head")
+    qk_norm: bool = option(False, "queries and keys are normalised before they meet")
+    softcap: float = option(0.0, "scores are kept between plus and minus this; 0: as they are")
+    attention: str = option("causal", f"which keys a query sees: {', '.join(PATTERNS)}")
+    window: int = option(0, "window: that many last keys; strided, fixed: the stride")
 
     def __post_init__(self):
         require_whole(self, 1, "n_layer", "n_head", "n_embd", "block_size", "vocab_size")
         require_between(self, 0, 1, "dropout")
+        require_between(self, 1e-30, 1, "norm_eps")
         if self.n_embd % self.n_head:
             raise InputError(f"n_embd must be divisible by n_head, got n_embd={self.n_embd} and n_head={self.n_head}: "
                              f"choose n_embd={self.n_embd // self.n_head * self.n_head or self.n_head} or another n_head")
+        for name, known in (("position", POSITIONS), ("norm", NORMS), ("mlp", ACTIVATIONS), ("attention", PATTERNS)):
+            require_one_of(self, known, name)
+        require_whole(self, 0, "n_hidden", "n_kv_head", "window")
+        require_between(self, 0, math.inf, "softcap")
+        require_between(self, 1e-6, math.inf, "rotary_scale", "rotary_base")
+        if self.n_head % self.kv_heads:
+            raise InputError(f"n_kv_head must divide n_head={self.n_head}, got {self.n_kv_head}: each head of keys serves as many of queries")
+        if self.position == "rotary" and self.head_size % 2:
+            raise InputError(f"rotary positions turn channels in pairs: n_embd / n_head must be even, got {self.head_size}")
+        if (self.attention == "causal") != (self.window == 0):
+            raise InputError(f"attention {self.attention} and window {self.window} do not fit together: window, strided and fixed attention "
+                             "need a window of at least 1, causal has none")
+        if self.exact_gelu and self.mlp != "gelu":
+            raise InputError(f"exact_gelu is about GELU, got mlp={self.mlp}: leave it out")
+
+    @property
+    def head_size(self):
+        return self.n_embd // self.n_head
+
+    @property
+    def kv_heads(self):
+        return self.n_kv_head or self.n_head
+
+    @property
+    def hidden(self):
+        """The MLP's width."""
+        return self.n_hidden or (-(-8 * self.n_embd // 3 // 32) * 32 if self.mlp == "swiglu" else 4 * self.n_embd)
+
+    def differing(self):
+        """The choices that are not GPT-2's, {name: value}: for what knows GPT-2 alone."""
+        default = GPTConfig()
+        return {name: getattr(self, name) for name in CHOICES if getattr(self, name) != getattr(default, name)}
 
 
 class GPTCache(NamedTuple):
@@ -64,12 +124,10 @@ class GPT(Layer):
 
     def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False):
         self.config, self.recompute = config, recompute
-        proj_std = 0.02 / math.sqrt(2 * config.n_layer)
-        self.embedding = TokenPositionEmbedding(config.vocab_size, config.block_size, config.n_embd)
+        self.embedding = _embedding(config)
         self.dropout = Dropout(config.dropout)
-        self.blocks = [Block(config.n_embd, config.n_head, bias=config.bias, dropout=config.dropout, proj_std=proj_std)
-                       for _ in range(config.n_layer)]
-        self.norm = LayerNorm(config.n_embd, bias=config.bias)
+        self.blocks = [_block(config) for _ in range(config.n_layer)]
+        self.norm = _norm(config)
         self.head = Head(config.n_embd, config.vocab_size, tied_to=self.embedding if config.tied else None)
         self.parameters = Parameters(self.specs(), seed=seed, dtype=dtype) if parameters is None else parameters
         self.bind(self.parameters, ops)
@@ -113,7 +171,7 @@ class GPT(Layer):
     def past(self, sequences=1):
         """Room for the keys and values of so many sequences, for `step`."""
         c = self.config
-        return Past(c.n_layer, sequences, c.n_head, c.block_size, c.n_embd // c.n_head, self.parameters.dtype)
+        return Past(c.n_layer, sequences, c.kv_heads, c.block_size, c.head_size, self.parameters.dtype)
 
     def step(self, ids, past):
         """ids (B, T), the next T tokens of each sequence -> logits (B, T, V), those that `forward` gives for whole sequences.
@@ -138,13 +196,25 @@ class GPT(Layer):
         """An independent copy in another dtype: float64 or complex128 for checks."""
         return GPT(self.config, ops=self.ops, parameters=self.parameters.astype(dtype), recompute=self.recompute)
 
+    @classmethod
+    def from_pretrained(cls, folder, **options):
+        """The GPT-2 in a folder of Hugging Face's layout; options and errors are those of numpyllm.interop.load_pretrained,
+        which gives its tokenizer as well."""
+        from ..interop import load_pretrained       # the one import upwards: docs/design_notes.md
+        return load_pretrained(folder, **options)[0]
+
+    def save_pretrained(self, folder, tokenizer=None, **options):
+        """Write it in Hugging Face's layout; options and errors are those of numpyllm.interop.save_pretrained."""
+        from ..interop import save_pretrained
+        save_pretrained(folder, self, tokenizer, **options)
+
     def replica(self, parameters):
         """The same model on other Parameters, which may share their arrays with these: for another thread."""
         return GPT(self.config, ops=self.ops, parameters=parameters, recompute=self.recompute)
 
     def n_params(self, *, embedding=True):
         """Number of parameters; without `embedding`, those of the position and the token table are left out."""
-        tables = 0 if embedding else self.embedding.wte.size + self.embedding.wpe.size
+        tables = 0 if embedding else sum(math.prod(spec.shape) for spec in self.embedding.own_specs().values())
         return self.parameters.count() - tables
 
     def estimate(self, batch_size) -> Estimate:
@@ -193,6 +263,42 @@ class GPT(Layer):
             raise InputError(f"targets must be integers shaped like ids {np.shape(ids)}, got {targets.dtype} of shape {targets.shape}")
         _check_range("targets", targets, -1, self.config.vocab_size)
         return targets
+
+
+def _embedding(config):
+    if config.position == "learned":
+        return TokenPositionEmbedding(config.vocab_size, config.block_size, config.n_embd)
+    positions = sinusoidal_positions(config.block_size, config.n_embd) if config.position == "sinusoidal" else None
+    return TokenEmbedding(config.vocab_size, config.n_embd, positions=positions)
+
+
+def _norm(config):
+    if config.norm == "rmsnorm":
+        return RMSNorm(config.n_embd, eps=config.norm_eps)
+    return LayerNorm(config.n_embd, bias=config.bias, eps=config.norm_eps)
+
+
+def _block(config):
+    c = config
+    proj_std = 0.02 / math.sqrt(2 * c.n_layer)
+    rotary = Rotary(c.rotary_base, c.rotary_scale, c.rotary_interleaved) if c.position == "rotary" else None
+    attn = CausalSelfAttention(c.n_embd, c.n_head, n_kv_head=c.kv_heads, bias=c.bias, dropout=c.dropout, proj_std=proj_std,
+                               qk_norm=c.qk_norm, rotary=rotary, alibi=c.position == "alibi", softcap=c.softcap,
+                               spans=_pattern(c.attention, c.window), norm_eps=c.norm_eps)
+    if c.mlp == "swiglu":
+        mlp = GatedMLP(c.n_embd, n_hidden=c.hidden, bias=c.bias, dropout=c.dropout, proj_std=proj_std)
+    else:
+        mlp = MLP(c.n_embd, n_hidden=c.hidden, bias=c.bias, dropout=c.dropout, proj_std=proj_std, activation=c.mlp,
+                  exact_gelu=c.exact_gelu)
+    return Block(attn, mlp, _norm(c), _norm(c), pre_norm=c.pre_norm)
+
+
+@lru_cache(maxsize=16)
+def _pattern(name, window):
+    """(T, S) -> spans: the same function for the same choice."""
+    if name == "causal":
+        return causal_spans
+    return partial(PATTERNS[name], **{"window" if name == "window" else "stride": window})
 
 
 def _check_range(name, values, low, high):

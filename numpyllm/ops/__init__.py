@@ -8,6 +8,8 @@ order of the results (None where there is none); the returned arrays are always 
 takes float32, float64 and complex128, and keeps the dtype: the complex step (numpyllm.gradcheck) rests on that.
 """
 
+from .activation import (ReluCache, SiluCache, SwigluCache, relu_backward, relu_forward, silu_backward, silu_forward,
+                         squared_relu_backward, squared_relu_forward, swiglu_backward, swiglu_forward)
 from .adamw import adamw_update
 from .attention import AttentionCache, attention_backward, attention_forward
 from .cross_entropy import CrossEntropyCache, cross_entropy_backward, cross_entropy_forward
@@ -20,7 +22,10 @@ from .head_loss import HeadLossCache, head_loss_backward, head_loss_forward, hea
 from .layernorm import (LayerNormCache, layernorm_backward, layernorm_forward, residual_layernorm_backward,
                         residual_layernorm_forward)
 from .linear import LinearCache, linear_backward, linear_forward
-from .mask import causal_spans, dense_mask
+from .mask import causal_spans, dense_mask, fixed_spans, prefix_spans, strided_spans, window_spans
+from .position import alibi_slopes, sinusoidal_positions
 from .residual import residual_backward, residual_forward
+from .rmsnorm import (RMSNormCache, residual_rmsnorm_backward, residual_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward)
+from .rotary import RotaryCache, rotary_angles, rotary_backward, rotary_forward
 from .sgd import sgd_update
 from .softmax import SoftmaxCache, softmax_backward, softmax_forward

@@ -335,13 +335,6 @@ def cut(text, special):
     yield end, text[end:], False
 
 
-def documents(texts):
-    """The texts to train on, cleaned: one string, or an iterable of strings."""
-    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
-        raise InputError(f"training needs a string or an iterable of strings, got {type(texts).__name__}")
-    return map(clean, [texts] if isinstance(texts, str) else texts)
-
-
 def numbered(special_tokens, first):
     """{name: id} for names in a sequence, ids counted from `first`."""
     if isinstance(special_tokens, str):

@@ -7,7 +7,8 @@ Saved as a JSON object of three members, "special_tokens" taking the ids after t
 
 from ..errors import InputError
 from ..files import read_json, write_json
-from .base import Tokenizer, clean, cut, documents, numbered
+from . import sources
+from .base import Tokenizer, clean, numbered
 
 TYPE = "character"
 
@@ -32,16 +33,16 @@ class CharacterTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, texts, *, special_tokens=()):
-        """The distinct characters of some texts, sorted by code point: one string, or an iterable of strings.
+        """The distinct characters of some texts, sorted by code point.
 
-        Special tokens in the texts are left out. InputError when no character remains.
+        texts           as BytePairTokenizer.train has them: a string, a pathlib.Path, a file, or an iterable of these
+        special_tokens  a sequence of names; where one stands in the texts it is left out
+        InputError when no character remains, and for a file that cannot be read or is not UTF-8.
         """
         special_tokens = tuple(numbered(special_tokens, 0))
         characters = set()
-        for text in documents(texts):
-            for _, stretch, special in cut(text, special_tokens):
-                if not special:
-                    characters.update(stretch)
+        for stretch in sources.stretches(sources.documents(texts), special_tokens, dividable=True):
+            characters.update(stretch)
         if not characters:
             raise InputError("training needs at least one character, got none")
         return cls("".join(sorted(characters)), special_tokens)

@@ -6,13 +6,14 @@ Only the named patterns have one. See kernels/bpe_encode.py for what it does and
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 
 import numpy as np
 
 from .unicode import class_table
 
 MOST_IDS = 1 << 21      # of a vocabulary that the kernel takes
-PART = 1 << 17          # characters that the kernel gets at once, about: they and their ids stay in the processor's cache
+PART = 1 << 18          # characters that the kernel gets at once, about: they and their ids stay in the processor's cache
 
 # Where a text may be cut without changing its pieces, in all named patterns: before a space that does not follow white space,
 # and before a newline or such a sign that follows a letter or digit. (Of the letters, those which have always been some.)
@@ -40,29 +41,74 @@ class Twin:
 
     def encode(self, stretches, dtype, threads=1):
         """The ids of stretches (offset, text, whether it is a special token): array (T,). UnicodeEncodeError for a surrogate."""
-        parts = divided(stretches, PART)
-        if threads == 1:
-            encoded = [self._encode_part(part, dtype) for part in parts]
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                encoded = list(pool.map(lambda part: self._encode_part(part, dtype), parts))
-        return encoded[0] if len(encoded) == 1 else np.concatenate([np.empty(0, dtype), *encoded])
+        parts = enumerate(divided(stretches, PART))
+        joined = _Joined(sum(len(text) for _, text, _ in stretches) // 2, dtype)
+        taking, adding = threading.Lock(), threading.Lock()
 
-    def _encode_part(self, part, dtype):
+        def work():
+            while True:
+                with taking:
+                    number, part = next(parts, (None, None))
+                if part is None:
+                    return
+                ids, memory = self._encode_part(part)
+                with adding:
+                    joined.add(number, ids)
+                self._idle.append(memory)
+
+        if threads == 1:
+            work()
+        else:
+            with ThreadPoolExecutor(threads - 1) as pool:
+                others = [pool.submit(work) for _ in range(threads - 1)]
+                work()
+                for other in others:
+                    other.result()
+        return joined.ids()
+
+    def _encode_part(self, part):
+        """-> the ids, (T,) uint32, and the memory they are in: for another call, once they have been copied."""
         texts = [text.encode("utf-8") for text, _ in part]
-        stops = np.cumsum([len(text) for text in texts])
+        stops = np.array([*accumulate(map(len, texts))])
         special_ids = np.array([self._special_tokens[text] if special else -1 for text, special in part])
-        data = np.frombuffer(b"".join(texts), dtype=np.uint8)
+        data = np.frombuffer(b"".join([*texts, bytes(self._kernels.PADDING)]), dtype=np.uint8)
         try:
-            workspace, ids = self._idle.pop()
+            memory = self._idle.pop()
         except IndexError:
-            workspace, ids = self._kernels.workspace(self._ids), np.empty(0, np.uint32)
-        if len(ids) < len(data) + 4:
-            ids = np.empty(max(len(data), PART) + 4, np.uint32)
+            memory = self._kernels.workspace(self._ids), np.empty(PART + 4, np.uint32)
+        workspace, ids = memory
+        if len(ids) < stops[-1] + 4:
+            ids = np.empty(stops[-1] + 4, np.uint32)
+            if len(ids) <= 4 * PART + 4:
+                memory = workspace, ids
         count = self._kernels.encode(ids, data, stops, special_ids, self._pattern, class_table(), self._vocabulary, workspace)
-        result = ids[:count].astype(dtype)
-        self._idle.append((workspace, ids if len(ids) <= 4 * PART + 4 else np.empty(0, np.uint32)))
-        return result
+        return ids[:count], memory
+
+
+class _Joined:
+    """The ids of all parts in one array; the parts come in any order."""
+
+    def __init__(self, room, dtype):
+        self._array, self._count = np.empty(room, dtype), 0         # memory that is never written to costs nothing
+        self._number, self._early = 0, {}
+
+    def add(self, number, ids):
+        if number > self._number:
+            self._early[number] = ids.astype(self._array.dtype)
+            return
+        while ids is not None:
+            count = self._count + len(ids)
+            if count > len(self._array):
+                larger = np.empty(2 * count, self._array.dtype)
+                larger[:self._count] = self._array[:self._count]
+                self._array = larger
+            self._array[self._count:count] = ids
+            self._count, self._number = count, self._number + 1
+            ids = self._early.pop(self._number, None)
+
+    def ids(self):
+        self._array.resize(self._count, refcheck=False)
+        return self._array
 
 
 def divided(stretches, size):

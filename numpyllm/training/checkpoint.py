@@ -22,7 +22,7 @@ import numpy as np
 from .. import ops as text
 from .. import tokenizer as tokenizers
 from ..errors import InputError
-from ..files import replacing
+from ..files import replacing, sync
 from ..models import GPT, GPTConfig
 
 VERSION = 2                     # 1: without `version` and `progress`
@@ -216,12 +216,3 @@ def _read_json(path):
 def _sha256(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync(path):
-    """Have a file or folder on the disk, whatever happens to the machine."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

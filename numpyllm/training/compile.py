@@ -24,8 +24,8 @@ def compile_kernels(model, log=print, config=TrainConfig()):
     started = time.perf_counter()
     announce = lambda: log("compiling kernels for this machine (some seconds, the first time only)")
     with count_compilations(announce) as compiled, blas.limited(1):
-        toy = GPT(replace(model.config, n_layer=1, n_head=2, n_embd=4, block_size=3, vocab_size=5), ops=model.ops,
-                  dtype=model.parameters.dtype)
+        small = {"n_layer": 1, "n_head": 2, "n_embd": 4, "block_size": 3, "vocab_size": 5, "n_kv_head": 1 if model.config.n_kv_head else 0}
+        toy = GPT(replace(model.config, **small), ops=model.ops, dtype=model.parameters.dtype)
         ids = np.ones((2, 3), np.int64)
         toy.loss(ids, ids)
         toy.loss_and_gradients(ids, ids, draws=Draws(0))

@@ -1,4 +1,4 @@
-"""Is the loss of this step a spike? Rules and their sources: docs/training.md."""
+"""Is the loss of this step a spike? Rules and their sources: docs/loss_spikes.md."""
 
 import math
 from collections import deque

@@ -1,13 +1,20 @@
-// Hovering over a chart shows the step under the pointer and what each curve is there. Texts go in as text, never as HTML.
+// Hovering over a chart shows the step under the pointer and what each curve is there; a run's box in the legend shows and hides
+// it in all charts. Texts go in as text, never as HTML.
 "use strict";
+for (const box of document.querySelectorAll("input[data-toggle]")) {
+  const show = () => {
+    for (const part of document.querySelectorAll(`[data-run="${box.dataset.toggle}"]`)) part.classList.toggle("hidden", !box.checked);
+  };
+  box.addEventListener("change", show);
+  show();       // a browser that goes back to a page keeps the boxes as they were
+}
 for (const svg of document.querySelectorAll("svg.chart")) {
   const card = svg.parentElement, width = svg.viewBox.baseVal.width, height = svg.viewBox.baseVal.height;
   const curves = [...svg.querySelectorAll("path[data-points]")].map(path => ({
-    label: path.dataset.label, colour: path.getAttribute("class").match(/c\d/)[0],
+    label: path.dataset.label, colour: path.getAttribute("class").match(/c\d/)[0], group: path.parentElement,
     points: path.dataset.points.split(";").map(point => {
-      // x,y,pixel,pixel; a large y has commas of its own
-      const parts = point.split(",");
-      return { x: Number(parts[0]), told: parts.slice(1, -2).join(","), at: Number(parts.at(-2)) };
+      const [x, told, at] = point.split(" ");
+      return { x: Number(x), told, at: Number(at) };
     }),
   }));
   const rule = document.createElementNS("http://www.w3.org/2000/svg", "path");
@@ -20,7 +27,7 @@ for (const svg of document.querySelectorAll("svg.chart")) {
 
   svg.addEventListener("pointermove", event => {
     const box = svg.getBoundingClientRect(), at = (event.clientX - box.left) / box.width * width;
-    const found = curves.map(curve => ({ ...curve, point: nearest(curve.points, at) }));
+    const found = curves.filter(curve => !curve.group.classList.contains("hidden")).map(curve => ({ ...curve, point: nearest(curve.points, at) }));
     if (!found.length) return;
     const here = nearest(found.map(curve => curve.point), at);
     rule.setAttribute("d", `M${here.at} 10V${height - 28}`);

@@ -1,6 +1,6 @@
 """The training loop: batches in, a better model out, with a log, evaluations, samples and checkpoints on the way.
 
-What is written when, what a resumed run promises, and what is done about spikes: docs/training.md.
+What is written when, and what a resumed run promises: docs/training.md. What is done about spikes: docs/loss_spikes.md.
 """
 
 import math

@@ -73,7 +73,7 @@ def read(data):
     _refuse(model, ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"))
     for name in ("post_processor", "decoder"):
         node = data.get(name)
-        if node is not None and _type(node) != "ByteLevel":
+        if node is not None and _type(node) != "ByteLevel" and not (name == "post_processor" and _adds_nothing(node)):
             raise InputError(f"{name} must be null or ByteLevel, got {short(node)}")
     special_tokens = _special_tokens(data.get("added_tokens", []), vocab)
     ranks = {text_to_token(text): i for text, i in vocab.items() if text not in special_tokens}
@@ -81,6 +81,14 @@ def read(data):
     node = data.get("pre_tokenizer")
     pattern = _pattern(node)
     return ranks, merges, pattern, special_tokens, node.get("unicode_version"), bool(model.get("ignore_merges"))
+
+
+def _adds_nothing(node):
+    """Whether a post-processor gives the ids of a text as they are: what transformers 5 writes for GPT-2."""
+    match node:
+        case {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}]}:
+            return True
+    return False
 
 
 def _special_tokens(nodes, vocab):

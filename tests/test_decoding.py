@@ -137,7 +137,8 @@ def test_more_sequences_than_go_at_once():
 
 @pytest.mark.parametrize("call, words", [
     (lambda d: d.start([]), "at least one token"), (lambda d: d.start([31]), "ids must lie in"), (lambda d: d.step([-1]), "ids must lie in"),
-    (lambda d: d.extend(range(13)), "do not fit"), (lambda d: Decoder(d.model, weights="int4"), "must be stored as one of")])
+    (lambda d: d.extend(range(13)), "do not fit"), (lambda d: Decoder(d.model, weights="int4"), "must be stored as one of"),
+    (lambda d: Decoder(d.model, weights=["int8"]), "must be stored as one of")])
 def test_bad_input_is_refused_and_changes_nothing(call, words):
     with Decoder(make()) as decoder:
         decoder.start([1])

@@ -143,7 +143,8 @@ def test_more_sequences_than_go_at_once():
 
 @pytest.mark.parametrize("call, words", [
     (lambda d: d.start([]), "at least one token"), (lambda d: d.start([31]), "ids must lie in"), (lambda d: d.step([-1]), "ids must lie in"),
-    (lambda d: d.extend(range(13)), "do not fit"), (lambda d: Decoder(d.model, weights="int4"), "must be stored as one of")])
+    (lambda d: d.extend(range(13)), "do not fit"), (lambda d: Decoder(d.model, weights="int4"), "must be stored as one of"),
+    (lambda d: Decoder(d.model, weights=["int8"]), "must be stored as one of")])
 def test_bad_input_is_refused_and_changes_nothing(call, words):
     with Decoder(make()) as decoder:
         decoder.start([1])
@@ -167,6 +168,27 @@ def test_an_error_in_one_thread_ends_them_all(monkeypatch):
             decoder.start(range(30))
         monkeypatch.undo()
         assert decoder.start([1, 2, 3]).shape == (31,)
+
+
+@pytest.mark.parametrize("call", [lambda decoder: decoder.step([3]), lambda decoder: decoder.start(range(9))])
+def test_ctrl_c_between_the_beginnings_of_two_threads_leaves_nobody_waiting(call, monkeypatch):
+    model = make(n_embd=64)
+    with Decoder(model, threads=3) as decoder:
+        expected = decoder.start([1, 2, 3]), decoder.step([4])
+        submit, begun = decoder._pool.submit, []
+
+        def interrupted(*arguments):
+            if begun:
+                raise KeyboardInterrupt
+            begun.append(submit(*arguments))
+            return begun[0]
+
+        monkeypatch.setattr(decoder._pool, "submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            call(decoder)
+        assert begun[0].done()
+        monkeypatch.undo()
+        assert np.array_equal(decoder.start([1, 2, 3]), expected[0]) and np.array_equal(decoder.step([4]), expected[1])
 
 
 @given(seed=seeds)

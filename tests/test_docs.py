@@ -32,10 +32,11 @@ def test_every_page_is_in_the_table_of_contents():
     assert [page.name for page in PAGES if page.parent.name == "docs" and page.name != "README.md" and f"({page.name})" not in listed] == []
 
 
-def test_pictures_are_small_shown_and_drawn_by_the_script():
-    pictures = {path.stem: path for path in (ROOT / "docs" / "pictures").glob("*.png")}
-    shown = {name for page in PAGES for name in re.findall(r"!\[[^\]]+\]\(pictures/(\w+)\.png\)", page.read_text())}
-    script = ast.parse((ROOT / "docs" / "make_training_pictures.py").read_text())
-    [table] = [node.value for node in ast.walk(script) if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PICTURES"]
-    assert set(pictures) == shown == {key.value for key in table.keys}
-    assert all(path.stat().st_size < 60_000 for path in pictures.values())
+@pytest.mark.parametrize("script, prefix, kind", [("make_training_pictures.py", "", "png"), ("make_sampling_pictures.py", "sampling_", "svg")])
+def test_pictures_are_small_shown_and_drawn_by_the_script(script, prefix, kind):
+    pictures = {path.stem: path for path in (ROOT / "docs" / "pictures").glob(f"*.{kind}")}
+    shown = {name for page in PAGES for name in re.findall(rf"!\[[^\]]+\]\(pictures/(\w+)\.{kind}\)", page.read_text())}
+    parsed = ast.parse((ROOT / "docs" / script).read_text())
+    [table] = [node.value for node in ast.walk(parsed) if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PICTURES"]
+    assert set(pictures) == shown == {prefix + key.value for key in table.keys}
+    assert all(path.stat().st_size < 80_000 for path in pictures.values())

@@ -92,6 +92,13 @@ def test_a_model_that_says_nothing_is_refused():
     for bad in (np.array([0.0, np.nan]), np.array([np.inf, 0]), np.full(3, -np.inf)):
         with pytest.raises(InputError, match="largest of the model's logits must be a finite number"):
             choose(bad, Sampling(temperature=0), 0.5)
+        with pytest.raises(InputError, match="largest of the model's logits must be a finite number"):
+            log_softmax(bad)
+
+
+def test_no_temperature_overflows():
+    assert token_probabilities(np.array([0.0, 1, -1e4]), Sampling(temperature=5e-324)).tolist() == [0, 1, 0]
+    assert token_probabilities(np.array([0.0, 1, -1e4]), Sampling(temperature=1e308)) == pytest.approx(np.full(3, 1 / 3))
 
 
 def test_greedy_generation_is_the_argmax_of_the_full_forward(model):

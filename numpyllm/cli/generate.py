@@ -19,10 +19,10 @@ def add_decoding_options(parser):
     parser.add_argument("--backend", choices=BACKENDS, default="numba", help="compiled kernels, or plain NumPy")
 
 
-def load(args):
+def load(args, *, sequences=1):
     """-> Decoder to be closed, tokenizer, for these options."""
     model, stored, tokenizer = load_decodable(args.model, weights=args.weights, ops=load_backend(args.backend))
-    return Decoder(model, weights=stored, threads=args.threads), tokenizer
+    return Decoder(model, sequences=sequences, weights=stored, threads=args.threads), tokenizer
 
 
 def main(argv=None):
@@ -47,22 +47,35 @@ def main(argv=None):
     sampling = Sampling(**settings)
     if args.beams and (args.stop or args.lookup or args.num_samples > 1 or set(settings) & args.given):
         raise InputError("--beams searches for one text and draws nothing: leave out sampling options, --stop, --lookup and --num_samples")
-    decoder, tokenizer = load(args)
+    if args.interactive and "prompt" in args.given:
+        raise InputError("--interactive asks for prompts: leave out --prompt")
+    decoder, tokenizer = load(args, sequences=2 * args.beams if args.beams else 1)
     with decoder:
-        for prompt in _prompts(args):
-            ids = tokenizer.encode(prompt, allowed_special="all")
-            if not args.interactive:
-                print(prompt, end="", flush=True)
-            if args.beams:
-                best = beam_search(decoder.model, ids, args.max_new_tokens, beams=args.beams, stop_token=tokenizer.eot_token)[0]
-                print(tokenizer.decode(best.tokens))
-                continue
-            for i in range(args.num_samples):
-                if i:
-                    print("-" * 40 + ("" if args.interactive else f"\n{prompt}"), end="\n" if args.interactive else "")
-                _write(decoder, tokenizer, Continuation(ids, args.max_new_tokens, sampling=sampling, seed=args.seed + i,
-                                                        stop_token=tokenizer.eot_token, n_vocab=tokenizer.n_vocab), args)
+        if not args.interactive:
+            _answer(decoder, tokenizer, _standard_input(sys.stdin.read) if args.prompt == "-" else args.prompt, sampling, args)
+        else:
+            for prompt in _prompts():
+                try:
+                    _answer(decoder, tokenizer, prompt, sampling, args)
+                except InputError as error:         # of this prompt; the next may be better
+                    print(f"numpyllm: error: {error}", file=sys.stderr)
     return 0
+
+
+def _answer(decoder, tokenizer, prompt, sampling, args):
+    """Print what continues one prompt."""
+    ids = tokenizer.encode(prompt, allowed_special="all")
+    said = "" if args.interactive else prompt
+    print(said, end="", flush=True)
+    if args.beams:
+        best = beam_search(decoder, ids, args.max_new_tokens, beams=args.beams, stop_token=tokenizer.eot_token, n_vocab=tokenizer.n_vocab)[0]
+        print(tokenizer.decode(best.tokens))
+        return
+    for i in range(args.num_samples):
+        if i:
+            print(f"{'-' * 40}\n{said}", end="")
+        _write(decoder, tokenizer, Continuation(ids, args.max_new_tokens, sampling=sampling, seed=args.seed + i,
+                                                stop_token=tokenizer.eot_token, n_vocab=tokenizer.n_vocab), args)
 
 
 def _write(decoder, tokenizer, text, args):
@@ -76,15 +89,19 @@ def _write(decoder, tokenizer, text, args):
         print(f"numpyllm: {len(text.tokens)} tokens after {len(text.prompt)}, {len(text.tokens) / seconds:,.0f} a second", file=sys.stderr)
 
 
-def _prompts(args):
-    """The prompt of the command line, all of standard input, or one line after another of it."""
-    if not args.interactive:
-        yield sys.stdin.read() if args.prompt == "-" else args.prompt
-        return
+def _prompts():
+    """One line of standard input after another, without its end; an empty line is a prompt of a newline."""
     while True:
         if sys.stdin.isatty():
             print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
+        line = _standard_input(sys.stdin.readline)
         if not line:
             return
-        yield line
+        yield line.rstrip("\r\n") or "\n"
+
+
+def _standard_input(read):
+    try:
+        return read()
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input must be UTF-8 text, got {error.object[error.start:error.start + 1]!r}") from None

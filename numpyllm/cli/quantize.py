@@ -7,7 +7,7 @@ from ..data import consecutive, load_text, split_by_position
 from ..errors import InputError
 from ..inference import KINDS
 from ..interop import load_decodable, load_model, save_quantized
-from ..training import evaluate
+from ..training import evaluate, load_checkpoint
 from .arguments import Parser, at_least
 
 BATCH = 4
@@ -22,11 +22,12 @@ def main(argv=None):
     parser.add_argument("--data", default=None, metavar="PATH",
                         help="text whose last tenth is predicted (default: the embedded corpus); a text that the model has not learned by heart")
     parser.add_argument("--eval_tokens", type=at_least(0), default=20_000, help="most tokens to predict; 0: do not measure")
-    parser.add_argument("--overwrite", action="store_true", help="replace the folder, if it holds a model")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder, if this command wrote it")
     args = parser.parse_args(argv)
     out = Path(args.out)
-    if out.exists() and not (args.overwrite and (out / "manifest.json").is_file()):
-        raise InputError(f"{out} exists: give another --out" + ("" if args.overwrite else ", or --overwrite to replace a model there"))
+    if out.exists() and not (args.overwrite and _is_quantized(out)):
+        raise InputError(f"{out} exists" + (" and is not by numpyllm quantize: give another --out" if args.overwrite else
+                                            ": give another --out, or --overwrite to replace weights that were stored there"))
     ops = load_backend()
     model, tokenizer = load_model(args.model, ops=ops, dropout=0.0)
     batches = _batches(args, model, tokenizer) if args.eval_tokens else []
@@ -42,9 +43,20 @@ def main(argv=None):
     return 0
 
 
+def _is_quantized(folder):
+    """Whether this folder holds rounded weights, and not those that somebody has trained."""
+    try:
+        return "weights" in load_checkpoint(folder)[1]
+    except InputError:
+        return False
+
+
 def _batches(args, model, tokenizer):
     """Windows of held-out text, one after another."""
     _, text = split_by_position(load_text(args.data))
     ids = tokenizer.encode_to_numpy(text, disallowed_special=())[:args.eval_tokens + 1]
+    if len(ids) < 2:
+        raise InputError(f"the text to predict, a tenth of {args.data}, must have at least 2 tokens, got {len(ids)}: give a longer one, or "
+                         "--eval_tokens 0 to measure nothing")
     block_size = min(model.config.block_size, len(ids) - 1)
     return list(consecutive(ids, batch_size=BATCH, block_size=block_size))

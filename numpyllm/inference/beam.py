@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from .decoder import Decoder
+from .generate import open_decoder
 from .sampling import log_softmax
 
 
@@ -19,23 +19,24 @@ class Beam(NamedTuple):
         return self.log_probability / max(1, len(self.tokens) + self.finished) ** length_penalty
 
 
-def beam_search(model, ids, max_new_tokens, *, beams=4, length_penalty=1.0, stop_token=None):
-    """The best continuations found, best first: a list of up to `beams` Beam.
+def beam_search(model, ids, max_new_tokens, *, beams=4, length_penalty=1.0, stop_token=None, n_vocab=None):
+    """The best continuations found, best first: a list of up to `beams` Beam. model: a GPT, or a Decoder of 2 * beams sequences.
+    n_vocab: tokens from there on are never chosen.
 
     In each round every beam is continued by its likeliest tokens, and the likeliest `beams` of all results go on. It ends when
     `beams` texts are finished or max_new_tokens is reached. Equals: the earlier beam, then the smaller id.
-    Raises InputError for fewer than one beam, an empty prompt, ids out of range.
+    Raises InputError for fewer than one beam, an empty prompt, ids out of range, logits that are NaN.
     """
     if beams < 1:
         raise InputError(f"beams must be at least 1, got {beams}: 1 is greedy search")
     finished = []
-    with Decoder(model, sequences=2 * beams) as decoder:
+    with open_decoder(model, 2 * beams) as decoder:
         rows, alive = [decoder.start(ids, 0)], [Beam([], 0.0, False)]
         here, there = list(range(beams)), list(range(beams, 2 * beams))     # where beams lie now, and where the next ones will
         for _ in range(max_new_tokens):
             found = []
             for i, (beam, logits) in enumerate(zip(alive, rows, strict=True)):
-                logs = log_softmax(logits)
+                logs = log_softmax(logits[:n_vocab])
                 for token in np.argsort(-logs, kind="stable")[:beams + 1].tolist():
                     found.append((beam.log_probability + logs[token], i, token))
             found.sort(key=lambda item: -item[0])

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from ..kernels._barrier import GIVEN_UP
 from ..kernels.decode import ACTIVATIONS, PATTERNS, Choices, Matrices, Scales, Shared, Vectors, decode
 from ..ops import alibi_slopes, rotary_angles, sinusoidal_positions
+from .together import together
 
 MATRICES = ("blocks.attn.qkv.w", "blocks.attn.proj.w", "blocks.mlp.gate.w", "blocks.mlp.up.w", "blocks.mlp.down.w", "embedding.wte")
 MOST = 16                   # positions a call
@@ -35,11 +37,12 @@ class CompiledStep:
             some = slice(first, first + MOST)
             rest = (self.threads, logits[some], tokens[some], sequences[some], positions[some], past.keys, past.values,
                     self._matrices, self._scales, self._vectors, self._shared, self._choices)
-            others = [self._pool.submit(decode, rank, *rest) for rank in range(1, self.threads)]
-            decode(0, *rest)
-            for other in others:
-                other.result()
+            together(self._pool, self.threads, lambda rank, rest=rest: decode(rank, *rest), self._give_up)
         return logits
+
+    def _give_up(self):
+        self._shared.counter[0] = GIVEN_UP
+        self._shared = self._shared._replace(counter=np.zeros(1, np.int64))     # for the next call
 
     def _compile(self, past):
         """In this thread alone, before others call it: Numba does not bear several threads compiling one function."""

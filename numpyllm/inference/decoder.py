@@ -14,6 +14,7 @@ from .. import blas
 from .. import ops as text
 from ..errors import InputError
 from ..workspace import Workspace
+from .together import together
 from .weights import StoredWeights
 
 SMALL = 4_000_000           # parameters: below, a thread is quicker alone than in company
@@ -159,8 +160,5 @@ class Decoder:
                 barrier.abort()             # nobody waits for a thread that is no more
                 raise
 
-        if parts > 1:
-            list(self._pool.map(part, range(parts)))
-        else:
-            part(0)
+        together(self._pool, parts, part, barrier.abort)
         self.past.lengths[sequence] = start + T

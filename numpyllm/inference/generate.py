@@ -19,7 +19,7 @@ def generate(model, ids, max_new_tokens, *, seed=0, stop_token=None, lookup=0, *
     Raises InputError for an empty prompt, ids out of range, or settings that mean nothing.
     """
     text = Continuation(ids, max_new_tokens, sampling=Sampling(**sampling), seed=seed, stop_token=stop_token)
-    with _decoder(model) as decoder:
+    with open_decoder(model) as decoder:
         yield from continue_text(decoder, text, lookup=lookup)
 
 
@@ -47,7 +47,7 @@ def generate_many(model, prompts, max_new_tokens, *, seed=0, stop_token=None, **
     """Continue several prompts side by side, of any lengths -> a list of lists of tokens. Prompt i draws as index i of the seed."""
     texts = [Continuation(ids, max_new_tokens, sampling=Sampling(**sampling), seed=seed, index=i, stop_token=stop_token)
              for i, ids in enumerate(prompts)]
-    with _decoder(model, len(texts)) as decoder:
+    with open_decoder(model, len(texts)) as decoder:
         chosen = {i: text.take(decoder.start(text.prompt, i)) for i, text in enumerate(texts)}
         while active := {i: token for i, token in chosen.items() if texts[i].finish_reason is None}:
             rows = decoder.step(list(active.values()), list(active))
@@ -65,7 +65,7 @@ def stream_text(model, tokenizer, prompt, max_new_tokens, *, stops=(), seed=0, l
     ids = tokenizer.encode(prompt, allowed_special="all")
     text = Continuation(ids, max_new_tokens, sampling=Sampling(**sampling), seed=seed, stop_token=tokenizer.eot_token,
                         n_vocab=tokenizer.n_vocab)
-    with _decoder(model) as decoder:
+    with open_decoder(model) as decoder:
         yield from stream(decoder, tokenizer, text, stops=stops, lookup=lookup)
 
 
@@ -83,6 +83,7 @@ def stream(decoder, tokenizer, text, *, stops=(), lookup=0):
 
 
 @contextmanager
-def _decoder(model, sequences=1):
+def open_decoder(model, sequences=1):
+    """A Decoder as it is, or one for a GPT, closed at the end."""
     with nullcontext(model) if isinstance(model, Decoder) else Decoder(model, sequences=sequences) as decoder:
         yield decoder

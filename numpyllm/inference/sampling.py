@@ -49,14 +49,11 @@ def candidates(logits, sampling, seen=()):
     if sampling.repetition_penalty != 1 and len(seen):
         ids = np.unique(seen)
         scores[ids] = np.where(scores[ids] > 0, scores[ids] / sampling.repetition_penalty, scores[ids] * sampling.repetition_penalty)
-    likeliest = int(scores.argmax())                            # of a NaN, the NaN
-    top = scores[likeliest]
-    if not np.isfinite(top):
-        raise InputError(f"the largest of the model's logits must be a finite number, got {top}: its weights are damaged, or its "
-                         "training went astray; take an earlier checkpoint")
+    likeliest = _likeliest_of_all(scores)
     if sampling.temperature == 0:
         return np.array([likeliest]), np.ones(1)
-    scores = (scores - top) / sampling.temperature              # 0 first: no temperature overflows it
+    with np.errstate(over="ignore"):                            # the largest is 0, others may become -inf
+        scores = (scores - scores[likeliest]) / sampling.temperature
     ids = np.arange(len(scores))
     if sampling.top_k is not None and sampling.top_k < len(scores):
         ids = _likeliest(scores, sampling.top_k)
@@ -85,10 +82,18 @@ def choose(logits, sampling, uniform, seen=()):
 
 
 def log_softmax(logits):
-    """logits (V) -> log-probabilities (V), float64: what the model itself says, whatever sampling makes of it."""
+    """logits (V) -> log-probabilities (V), float64: what the model itself says, whatever sampling makes of it. Raises as candidates."""
     scores = logits.astype(np.float64)
-    scores -= scores.max()
+    scores -= scores[_likeliest_of_all(scores)]
     return scores - np.log(np.exp(scores).sum())
+
+
+def _likeliest_of_all(scores):
+    likeliest = int(scores.argmax())                            # of a NaN, the NaN
+    if not np.isfinite(scores[likeliest]):
+        raise InputError(f"the largest of the model's logits must be a finite number, got {scores[likeliest]}: its weights are damaged, "
+                         "or its training went astray; take an earlier checkpoint")
+    return likeliest
 
 
 def _likeliest(scores, k):

@@ -18,7 +18,7 @@ TABLES = ("embedding.wte", "head.w")                    # (V, C): a row is an ou
 
 def check_kind(kind):
     """Raise InputError unless this is a way to store weights."""
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"weights must be stored as one of {', '.join(KINDS)}, got {kind!r}")
 
 

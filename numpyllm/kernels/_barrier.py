@@ -12,6 +12,7 @@ from ._jit import jit_borrowing
 
 INTEGER = ir.IntType(64)
 PATIENCE = 1000             # turns before the core is offered: some ten microseconds
+GIVEN_UP = -(1 << 62)       # as the counter: nobody waits any more
 
 
 @intrinsic
@@ -43,13 +44,16 @@ else:
 
 @jit_borrowing
 def meet(counter, threads):
-    """Return when so many threads have called this as often as this one. counter (1) int64 begins at 0 and counts the calls."""
+    """Return when so many threads have called this as often as this one. counter (1) int64 begins at 0 and counts the calls.
+
+    Whoever sets it to GIVEN_UP lets all of them go on at once: what they compute is of no use then, but they end.
+    """
     if threads == 1:
         return
     place = np.int64(counter.ctypes.data)
     goal = (_arrive(place) // threads + 1) * threads
     turns = 0
-    while _count(place) < goal:
+    while 0 <= _count(place) < goal:
         turns += 1
         if turns > PATIENCE:
             _offer_core()

@@ -18,10 +18,10 @@ def add_decoding_options(parser):
     parser.add_argument("--backend", choices=BACKENDS, default="numba", help="compiled kernels, or plain NumPy")
 
 
-def load(args):
-    """-> Decoder to be closed, tokenizer, for these options."""
+def load(args, *, sequences=1):
+    """-> Decoder of so many sequences, to be closed, and tokenizer, for these options."""
     model, stored, tokenizer = load_decodable(args.model, weights=args.weights, ops=load_backend(args.backend))
-    return Decoder(model, weights=stored, threads=args.threads), tokenizer
+    return Decoder(model, sequences=sequences, weights=stored, threads=args.threads), tokenizer
 
 
 def main(argv=None):

@@ -56,7 +56,8 @@ def candidates(logits, sampling, seen=()):
                          "training went astray; take an earlier checkpoint")
     if sampling.temperature == 0:
         return np.array([likeliest]), np.ones(1)
-    scores = (scores - top) / sampling.temperature              # 0 first: no temperature overflows it
+    with np.errstate(over="ignore"):
+        scores = (scores - top) / sampling.temperature          # 0 first: a tiny temperature makes others -inf, never NaN
     ids = np.arange(len(scores))
     if sampling.top_k is not None and sampling.top_k < len(scores):
         ids = _likeliest(scores, sampling.top_k)

@@ -5,7 +5,7 @@ import threading
 import time
 from pathlib import Path
 
-from ..inference.engine import Engine
+from ..inference import Engine
 from ..serve import Limits, Server, Service
 from ..training.interrupt import finish_step_on_interrupt
 from .arguments import Parser, at_least

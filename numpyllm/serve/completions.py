@@ -11,8 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from ..errors import InputError
-from ..inference import Continuation, Engine, Sampling, TextStream
-from ..inference.engine import Job
+from ..inference import Continuation, Engine, Job, Sampling, TextStream
 from .refused import Refused
 
 NOTHING = {"best_of": 1, "suffix": "", "logit_bias": {}, "presence_penalty": 0, "frequency_penalty": 0}   # may be given if they say nothing

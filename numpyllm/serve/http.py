@@ -23,7 +23,7 @@ from importlib.resources import files
 from urllib.parse import unquote, urlsplit
 
 from ..errors import InputError
-from ..inference.engine import Busy
+from ..inference import Busy
 from .completions import Completion
 from .refused import Refused
 

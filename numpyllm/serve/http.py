@@ -28,6 +28,7 @@ from .completions import Completion
 from .refused import Refused
 
 HEAD = 32_768               # bytes of a request line and its headers
+BUFFER = 65_536             # bytes that the system keeps for a client that does not take them
 LINGER = 2.0                # seconds for a client to take in why its body was not read
 LOOK = 0.1                  # seconds after which a client that waits is looked for
 
@@ -54,6 +55,8 @@ class Server(ThreadingHTTPServer):
         self._room = threading.BoundedSemaphore(limits.connections)
         self._ending = False
         host, port = address
+        if not 0 <= port < 65_536:
+            raise InputError(f"a port must lie in [0, 65536), got {port}")
         try:
             family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
             self.address_family = family
@@ -113,6 +116,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def setup(self):
         super().setup()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         self._incoming = _Incoming(self.connection)
         self.rfile = io.BufferedReader(self._incoming)
         self._status = None             # once it was sent
@@ -130,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
             except Exception as error:
                 self._refuse(Refused(500, "something went wrong here, not with the request"))
                 print(f"numpyllm: note: {self.command} {self.path!r} ended in {error!r}", file=sys.stderr)
-            if self._unread and self._status is not None:
+            if self._unread and self._incoming.begun:
                 self._linger()
         except OSError:         # the client has gone, or takes nothing
             pass
@@ -328,7 +332,7 @@ class _Incoming(io.RawIOBase):
     """What comes from a socket: so many bytes, within so many seconds, else Refused."""
 
     def __init__(self, connection):
-        self._connection = connection
+        self._connection, self.begun = connection, False
 
     def allow(self, most, seconds, status, what):
         """From now on; status is for more bytes than that, and 408 for more seconds."""
@@ -351,6 +355,7 @@ class _Incoming(io.RawIOBase):
         except TimeoutError:
             raise self._too_late from None
         self._left -= n
+        self.begun = True
         return n
 
 

@@ -1,6 +1,5 @@
 """numpyllm serve: real sockets on loopback, and all that can be wrong with what comes through them."""
 
-import http.client
 import json
 import os
 import random

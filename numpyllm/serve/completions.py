@@ -1,4 +1,4 @@
-"""/v1/completions as OpenAI defined it: from the table in a request's body to jobs for the engine, and from their pieces to choices.
+"""/v1/completions as OpenAI defined it: a request's table becomes jobs for the engine, and their pieces become choices.
 
 Of OpenAI's fields, best_of, suffix, logit_bias and the penalties for presence and frequency are not there: a request with any of
 them, or with a field that nobody knows, is refused. top_k, min_p and repetition_penalty are there in addition.
@@ -14,9 +14,10 @@ from ..errors import InputError
 from ..inference import Continuation, Engine, Job, Sampling, TextStream
 from .refused import Refused
 
-NOTHING = {"best_of": 1, "suffix": "", "logit_bias": {}, "presence_penalty": 0, "frequency_penalty": 0}   # may be given if they say nothing
+NOTHING = {"best_of": 1, "suffix": "", "logit_bias": {}, "presence_penalty": 0, "frequency_penalty": 0}   # allowed as these alone
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-FIELDS = {"model", "prompt", "max_tokens", "n", "stream", "stream_options", "logprobs", "echo", "stop", "seed", "user", *SAMPLING, *NOTHING}
+FIELDS = {"model", "prompt", "max_tokens", "n", "stream", "stream_options", "logprobs", "echo", "stop", "seed", "user",
+          *SAMPLING, *NOTHING}
 BETWEEN = {"temperature": (0, 100), "repetition_penalty": (0.01, 100)}      # beyond, arithmetic overflows
 MOST_LIKELY = 5             # tokens that logprobs may ask for at each place
 MOST_STOPS = 16
@@ -53,7 +54,8 @@ class Completion:
         for name in table:
             if name not in FIELDS:
                 near = difflib.get_close_matches(name, FIELDS, n=1)
-                raise Refused(400, f"{_short(name)} is not known" + (f": did you mean {near[0]}?" if near else ""), param=_short(name))
+                hint = f": did you mean {near[0]}?" if near else ""
+                raise Refused(400, f"{_short(name)} is not known{hint}", param=_short(name))
         for name, nothing in NOTHING.items():
             if table.get(name) is not None and table[name] != nothing:
                 raise Refused(400, f"{name} is not supported: leave it out", param=name)
@@ -125,7 +127,8 @@ class _Choice:
     def _told(self, prompt, piece):
         """Log-probabilities of the tokens of which the text is certain: not of those that made a stop string."""
         rows = [(token, note) for token, note in zip(prompt, [None, *self._job.prompt_logprobs], strict=False)]
-        rows += zip(self._job.text.tokens[self._shown:piece.n_tokens], self._job.text.logprobs[self._shown:piece.n_tokens], strict=True)
+        new = slice(self._shown, piece.n_tokens)
+        rows += zip(self._job.text.tokens[new], self._job.text.logprobs[new], strict=True)
         told = {"tokens": [], "token_logprobs": [], "top_logprobs": [] if self._logprobs else None, "text_offset": []}
         for i, (token, note) in enumerate(rows):
             if self._offset >= self._length:

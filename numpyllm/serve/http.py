@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 from ..errors import InputError
 from ..inference import Busy
 from .completions import Completion
+from .incoming import Incoming
 from .refused import Refused
 
 HEAD = 32_768               # bytes of a request line and its headers
@@ -117,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
     def setup(self):
         super().setup()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
-        self._incoming = _Incoming(self.connection)
+        self._incoming = Incoming(self.connection)
         self.rfile = io.BufferedReader(self._incoming)
         self._status = None             # once it was sent
         self._unread = True
@@ -176,7 +177,8 @@ class Handler(BaseHTTPRequestHandler):
         if len(hosts) > 1 or (not hosts and self.request_version == "HTTP/1.1"):
             raise Refused(400, "a request must have one Host header")
         if self.server.loopback and hosts and not is_loopback(hosts[0]):
-            raise Refused(403, "this server is for this machine: its Host must be localhost, 127.0.0.1 or [::1]", code="host_not_allowed")
+            raise Refused(403, "this server is for this machine: its Host must be localhost, 127.0.0.1 or [::1]",
+                          code="host_not_allowed")
 
     def _route(self):
         try:
@@ -201,7 +203,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _check_method(self, *methods):
         if self.command not in methods:
-            raise Refused(405, f"the method must be {methods[0]} here", code="method_not_allowed", headers=[("Allow", ", ".join(methods))])
+            raise Refused(405, f"the method must be {methods[0]} here", code="method_not_allowed",
+                          headers=[("Allow", ", ".join(methods))])
 
     def _send_page(self):
         policy = ("Content-Security-Policy", self.server.page_policy)
@@ -231,7 +234,7 @@ class Handler(BaseHTTPRequestHandler):
             engine.cancel(completion.jobs)
 
     def _stream(self, completion):
-        """Server-sent events. What came while a client was slow goes in one piece, so it has not much more time than the text takes."""
+        """Server-sent events. What came while a client was slow goes in one piece: it cannot draw out the stream."""
         left, headers = len(completion.jobs), [("Cache-Control", "no-store")]
         while left:
             pieces = [self._next_piece(completion)]
@@ -245,7 +248,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send_all(last + b"data: [DONE]\n\n")
 
     def _next_piece(self, completion):
-        """What the engine has next. Raises ConnectionError if the client has gone meanwhile, Refused if the text ended in an error."""
+        """What the engine has next. Raises ConnectionError if the client has gone, Refused if the text ended in an error."""
         while True:
             try:
                 piece = completion.news.get(timeout=LOOK)
@@ -302,8 +305,8 @@ class Handler(BaseHTTPRequestHandler):
     def _send(self, status, body, content_type, headers=()):
         """The head of an answer and its body; None if that is still to come, until the connection ends."""
         self._status = int(status)
-        fields = [("Server", "numpyllm"), ("Date", self.date_time_string()), ("Content-Type", content_type), ("Connection", "close"),
-                  ("X-Content-Type-Options", "nosniff"), *headers]
+        fields = [("Server", "numpyllm"), ("Date", self.date_time_string()), ("Content-Type", content_type),
+                  ("Connection", "close"), ("X-Content-Type-Options", "nosniff"), *headers]
         if body is not None:
             fields.append(("Content-Length", str(len(body))))
         head = f"HTTP/1.1 {self._status} {HTTPStatus(status).phrase}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields)
@@ -326,37 +329,6 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format, *args):
         if self.server.log:
             super().log_message(format, *args)
-
-
-class _Incoming(io.RawIOBase):
-    """What comes from a socket: so many bytes, within so many seconds, else Refused."""
-
-    def __init__(self, connection):
-        self._connection, self.begun = connection, False
-
-    def allow(self, most, seconds, status, what):
-        """From now on; status is for more bytes than that, and 408 for more seconds."""
-        self._left, self._deadline = most, time.monotonic() + seconds
-        self._too_much = Refused(status, f"{what} must be shorter")
-        self._too_late = Refused(408, f"{what} must come within {seconds:g} seconds")
-
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
-        if self._left <= 0:
-            raise self._too_much
-        seconds = self._deadline - time.monotonic()
-        if seconds <= 0:
-            raise self._too_late
-        self._connection.settimeout(seconds)
-        try:
-            n = self._connection.recv_into(buffer)
-        except TimeoutError:
-            raise self._too_late from None
-        self._left -= n
-        self.begun = True
-        return n
 
 
 def is_loopback(host):

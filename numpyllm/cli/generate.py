@@ -20,7 +20,7 @@ def add_decoding_options(parser):
 
 
 def load(args, *, sequences=1):
-    """-> Decoder to be closed, tokenizer, for these options."""
+    """-> Decoder of so many sequences, to be closed, and tokenizer, for these options."""
     model, stored, tokenizer = load_decodable(args.model, weights=args.weights, ops=load_backend(args.backend))
     return Decoder(model, sequences=sequences, weights=stored, threads=args.threads), tokenizer
 

@@ -3,11 +3,12 @@
 from .beam import Beam, beam_search
 from .continuation import Continuation, LogProbability, TextStream
 from .decoder import Decoder
+from .engine import Busy, Engine, Job
 from .generate import continue_text, generate, generate_many, generate_text, stream, stream_text
 from .lookup import propose
 from .sampling import Sampling, candidates, choose, log_softmax, token_probabilities
 from .weights import KINDS, StoredWeights
 
-__all__ = ["KINDS", "Beam", "Continuation", "Decoder", "LogProbability", "Sampling", "StoredWeights", "TextStream", "beam_search",
-           "candidates", "choose", "continue_text", "generate", "generate_many", "generate_text", "log_softmax", "propose",
-           "stream", "stream_text", "token_probabilities"]
+__all__ = ["KINDS", "Beam", "Busy", "Continuation", "Decoder", "Engine", "Job", "LogProbability", "Sampling", "StoredWeights",
+           "TextStream", "beam_search", "candidates", "choose", "continue_text", "generate", "generate_many", "generate_text",
+           "log_softmax", "propose", "stream", "stream_text", "token_probabilities"]

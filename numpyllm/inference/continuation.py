@@ -16,6 +16,13 @@ class LogProbability(NamedTuple):
     top: dict               # {token: log-probability} of the likeliest
 
 
+def log_probability(logits, token, n_top):
+    """LogProbability of a token and of the n_top likeliest ones, by logits (V)."""
+    logs = log_softmax(logits)
+    best = np.argsort(-logs, kind="stable")[:n_top]
+    return LogProbability(float(logs[token]), {int(i): float(logs[i]) for i in best})
+
+
 class Continuation:
     """Give it logits, it chooses a token; None when it is over, and `finish_reason` says why: "stop" or "length".
 
@@ -45,9 +52,7 @@ class Continuation:
             return None
         self.tokens.append(token)
         if self._note is not None:
-            logs = log_softmax(logits)
-            best = np.argsort(-logs, kind="stable")[:self._note]
-            self.logprobs.append(LogProbability(float(logs[token]), {int(i): float(logs[i]) for i in best}))
+            self.logprobs.append(log_probability(logits, token, self._note))
         if len(self.tokens) == self._most:
             self.finish_reason = "length"
         return token

@@ -1,4 +1,4 @@
-"""Ctrl-C and `kill` while training: the first finishes the step, the second ends the process."""
+"""Ctrl-C and `kill` during long work: the first lets it come to a good end, the second ends the process."""
 
 import os
 import signal
@@ -16,8 +16,8 @@ class Interruption:
 
 
 @contextmanager
-def finish_step_on_interrupt():
-    """-> Interruption. Does nothing outside the main thread, where Python delivers no signals."""
+def finish_step_on_interrupt(note="finishing this step and saving (again: stop at once, without)"):
+    """-> Interruption; note is printed at the first signal. Does nothing outside the main thread, where Python delivers no signals."""
     seen = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield seen
@@ -29,7 +29,7 @@ def finish_step_on_interrupt():
                 raise KeyboardInterrupt
             os._exit(128 + number)          # no waiting for threads; a half-written checkpoint is none
         seen.number = number
-        print("\nfinishing this step and saving (again: stop at once, without)", flush=True)
+        print(f"\n{note}", flush=True)
 
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:

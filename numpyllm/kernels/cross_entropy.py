@@ -31,7 +31,24 @@ def _log_sum_exp(top, log_total, logits):
 
 
 @jit
-def _gradient(dlogits, logits, targets, weight, top, log_total):
+def _mean(row):
+    total = row.dtype.type(0)
+    for j in range(row.size):
+        total += row[j]
+    return total / row.dtype.type(row.size)
+
+
+@jit
+def _smooth(row, target, weight):
+    """To the gradient of a row, the part of label smoothing: `weight` goes from the target to all tokens."""
+    each = weight / row.dtype.type(row.size)
+    for j in range(row.size):
+        row[j] -= each
+    row[target] += weight
+
+
+@jit
+def _gradient(dlogits, logits, targets, weight, top, log_total, smoothing):
     """dlogits may be logits."""
     N, V = logits.shape
     for n in range(N):
@@ -40,10 +57,12 @@ def _gradient(dlogits, logits, targets, weight, top, log_total):
         for j in range(V):
             dlogits[n, j] = share * exp(logits[n, j] - largest)
         dlogits[n, targets[n]] -= weight[n]
+        if smoothing > 0:
+            _smooth(dlogits[n], targets[n], smoothing * weight[n])
 
 
 @jit
-def _loss_and_gradient(logits, targets, counted, dloss):
+def _loss_and_gradient(logits, targets, counted, dloss, smoothing):
     """The sum of the loss over the counted rows; logits become their gradient."""
     N, V = logits.shape
     real = logits.dtype.type
@@ -56,6 +75,8 @@ def _loss_and_gradient(logits, targets, counted, dloss):
         for j in range(V):
             top = maximum(top, logits[n, j])
         right = logits[n, targets[n]] - top
+        if smoothing > 0:
+            right += smoothing * (_mean(logits[n]) - top - right)
         total = real(0)
         for j in range(V):
             e = exp(logits[n, j] - top)
@@ -66,33 +87,37 @@ def _loss_and_gradient(logits, targets, counted, dloss):
         for j in range(V):
             logits[n, j] *= share
         logits[n, targets[n]] -= dloss
+        if smoothing > 0:
+            _smooth(logits[n], targets[n], smoothing * dloss)
     return loss
 
 
-def cross_entropy_forward(logits, targets, *, ignore_index=-1):
+def cross_entropy_forward(logits, targets, *, ignore_index=-1, label_smoothing=0.0):
     if any_complex(logits):
-        return text.cross_entropy_forward(logits, targets, ignore_index=ignore_index)
+        return text.cross_entropy_forward(logits, targets, ignore_index=ignore_index, label_smoothing=label_smoothing)
     counted = targets != ignore_index
     targets = np.where(counted, targets, 0)
     top, log_total = empty((*targets.shape, 1), logits.dtype), empty(targets.shape, logits.dtype)
     _log_sum_exp(top.reshape(-1, 1), log_total.reshape(-1), rows(logits))
     right = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - top[..., 0]
+    if label_smoothing:
+        right += label_smoothing * ((logits - top).mean(axis=-1) - right)
     loss = np.where(counted, log_total - right, 0).sum()
-    return loss, int(counted.sum()), CrossEntropyCache(logits, targets, counted, top, log_total)
+    return loss, int(counted.sum()), CrossEntropyCache(logits, targets, counted, top, log_total, label_smoothing)
 
 
 def cross_entropy_backward(dloss, cache, *, out=None):
-    logits, targets, counted, top, log_total = cache
+    logits, targets, counted, top, log_total, label_smoothing = cache
     dlogits = target(out, 0, like=logits)
     weight = np.where(counted, dloss, 0).astype(logits.dtype)
     _gradient(dlogits.reshape(-1, dlogits.shape[-1]), rows(logits), targets.reshape(-1), weight.reshape(-1),
-              top.reshape(-1, 1), log_total.reshape(-1))
+              top.reshape(-1, 1), log_total.reshape(-1), logits.dtype.type(label_smoothing))
     return deliver((dlogits,), out)
 
 
-def head_loss_forward(h, w, targets, *, ignore_index=-1):
+def head_loss_forward(h, w, targets, *, ignore_index=-1, label_smoothing=0.0):
     logits, c_head = linear_forward(h, w.T)
-    loss, count, c_loss = cross_entropy_forward(logits, targets, ignore_index=ignore_index)
+    loss, count, c_loss = cross_entropy_forward(logits, targets, ignore_index=ignore_index, label_smoothing=label_smoothing)
     return loss, count, HeadLossCache(c_head, c_loss)
 
 
@@ -104,9 +129,10 @@ def head_loss_backward(dloss, cache, *, out=None):
     return deliver((dh, dw), out)
 
 
-def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, out=None):
+def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, label_smoothing=0.0, out=None):
     if any_complex(h, w):
-        return text.head_loss_forward_backward(h, w, targets, dloss, ignore_index=ignore_index, out=out)
+        return text.head_loss_forward_backward(h, w, targets, dloss, ignore_index=ignore_index,
+                                               label_smoothing=label_smoothing, out=out)
     dh, dw = target(out, 0, like=h), target(out, 1, like=w)
     h_rows, dh_rows, targets = rows(h), dh.reshape(-1, h.shape[-1]), targets.reshape(-1)
     counted = targets != ignore_index
@@ -117,7 +143,7 @@ def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, out=Non
         height = mark()
         part = slice(first, min(N, first + step))
         logits = matmul(h_rows[part], w.T, out=empty((part.stop - first, V), h.dtype))
-        loss += _loss_and_gradient(logits, targets[part], counted[part], h.dtype.type(dloss))
+        loss += _loss_and_gradient(logits, targets[part], counted[part], h.dtype.type(dloss), h.dtype.type(label_smoothing))
         matmul(logits, w, out=dh_rows[part])
         matmul(logits.T, h_rows[part], out=dw, add=dw if first > 0 else None)
         release(height)

@@ -20,7 +20,8 @@ from .head_loss import HeadLossCache, head_loss_backward, head_loss_forward, hea
 from .layernorm import (LayerNormCache, layernorm_backward, layernorm_forward, residual_layernorm_backward,
                         residual_layernorm_forward)
 from .linear import LinearCache, linear_backward, linear_forward
-from .mask import causal_spans, dense_mask
+from .mask import causal_spans, dense_mask, padding_spans
+from .position import sinusoidal_positions
 from .residual import residual_backward, residual_forward
 from .sgd import sgd_update
 from .softmax import SoftmaxCache, softmax_backward, softmax_forward

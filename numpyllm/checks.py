@@ -306,9 +306,9 @@ def _gpt(rng, z, ops, logits=False, recompute=False, **choices):
     return _bound_case(rng, lambda: GPT(config, ops=ops, recompute=recompute), ops, call, back)
 
 
-def _encoder_decoder(rng, z, ops, logits=False, **choices):
+def _encoder_decoder(rng, z, ops, logits=False, n_layer=2, **choices):
     """Sources and targets of several lengths; label smoothing in the loss."""
-    config = EncoderDecoderConfig(n_layer=2, n_head=z.H, n_embd=z.H * z.D, block_size=z.S, vocab_size=z.V, label_smoothing=0.1,
+    config = EncoderDecoderConfig(n_layer=n_layer, n_head=z.H, n_embd=z.H * z.D, block_size=z.S, vocab_size=z.V, label_smoothing=0.1,
                                   **choices)
     sources, targets = rng.integers(0, config.source_vocab_size, (z.B, z.S)), rng.integers(0, z.V, (z.B, z.T))
     for ids in (sources, targets):
@@ -339,11 +339,11 @@ MODELS = {
     "GPT, tied, dropout": lambda *a: _gpt(*a, dropout=0.3),
     "GPT, tied, dropout, recomputed": lambda *a: _gpt(*a, dropout=0.3, recompute=True),
     "EncoderDecoder, pre-norm, tied": _encoder_decoder,
-    "EncoderDecoder, pre-norm, tied, from logits": lambda *a: _encoder_decoder(*a, logits=True),
-    "EncoderDecoder, pre-norm, untied": lambda *a: _encoder_decoder(*a, tied=False, source_vocab_size=a[1].V + 2),
+    "EncoderDecoder, pre-norm, untied": lambda *a: _encoder_decoder(*a, logits=True, n_layer=1, tied=False,
+                                                                    source_vocab_size=a[1].V + 2),
     "EncoderDecoder, post-norm, tied, shared": lambda *a: _encoder_decoder(*a, pre_norm=False, shared=True),
-    "EncoderDecoder, post-norm, untied": lambda *a: _encoder_decoder(*a, pre_norm=False, tied=False),
-    "EncoderDecoder, post-norm, no bias, dropout": lambda *a: _encoder_decoder(*a, pre_norm=False, bias=False, dropout=0.3),
+    "EncoderDecoder, post-norm, untied": lambda *a: _encoder_decoder(*a, n_layer=1, pre_norm=False, tied=False, bias=False,
+                                                                     dropout=0.3),
 }
 
 CASES = OPS | LAYERS | MODELS

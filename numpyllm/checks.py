@@ -277,7 +277,7 @@ LAYERS = {
     "Block, no bias, dropout": _layer(lambda z: Block(z.H * z.D, z.H, bias=False, dropout=0.3), **DROP),
     "SelfAttention, padding": _padded(lambda z: SelfAttention(z.H * z.D, z.H)),
     "CrossAttention": _two_inputs(lambda z: CrossAttention(z.H * z.D, z.H)),
-    "CrossAttention, no bias, dropout": _two_inputs(lambda z: CrossAttention(z.H * z.D, z.H, bias=False, dropout=0.3), DRAWS),
+    "CrossAttention, dropout": _two_inputs(lambda z: CrossAttention(z.H * z.D, z.H, bias=False, dropout=0.3), DRAWS),
     "EncoderBlock, pre-norm": _padded(lambda z: EncoderBlock(z.H * z.D, z.H, pre_norm=True)),
     "EncoderBlock, post-norm": _padded(lambda z: EncoderBlock(z.H * z.D, z.H, pre_norm=False)),
     "DecoderBlock, pre-norm": _two_inputs(lambda z: DecoderBlock(z.H * z.D, z.H, pre_norm=True)),
@@ -338,12 +338,12 @@ MODELS = {
     "GPT, untied, no bias": lambda *a: _gpt(*a, tied=False, bias=False),
     "GPT, tied, dropout": lambda *a: _gpt(*a, dropout=0.3),
     "GPT, tied, dropout, recomputed": lambda *a: _gpt(*a, dropout=0.3, recompute=True),
-    "EncoderDecoder, pre-norm, tied": _encoder_decoder,
-    "EncoderDecoder, pre-norm, untied": lambda *a: _encoder_decoder(*a, logits=True, n_layer=1, tied=False,
-                                                                    source_vocab_size=a[1].V + 2),
-    "EncoderDecoder, post-norm, tied, shared": lambda *a: _encoder_decoder(*a, pre_norm=False, shared=True),
-    "EncoderDecoder, post-norm, untied": lambda *a: _encoder_decoder(*a, n_layer=1, pre_norm=False, tied=False, bias=False,
-                                                                     dropout=0.3),
+    "EncoderDecoder, pre, tied": _encoder_decoder,
+    "EncoderDecoder, pre, untied": lambda *a: _encoder_decoder(*a, logits=True, n_layer=1, tied=False,
+                                                               source_vocab_size=a[1].V + 2),
+    "EncoderDecoder, post, shared": lambda *a: _encoder_decoder(*a, pre_norm=False, shared=True),
+    "EncoderDecoder, post, untied": lambda *a: _encoder_decoder(*a, n_layer=1, pre_norm=False, tied=False, bias=False,
+                                                                dropout=0.3),
 }
 
 CASES = OPS | LAYERS | MODELS

@@ -31,24 +31,7 @@ def _log_sum_exp(top, log_total, logits):
 
 
 @jit
-def _mean(row):
-    total = row.dtype.type(0)
-    for j in range(row.size):
-        total += row[j]
-    return total / row.dtype.type(row.size)
-
-
-@jit
-def _smooth(row, target, weight):
-    """To the gradient of a row, the part of label smoothing: `weight` goes from the target to all tokens."""
-    each = weight / row.dtype.type(row.size)
-    for j in range(row.size):
-        row[j] -= each
-    row[target] += weight
-
-
-@jit
-def _gradient(dlogits, logits, targets, weight, top, log_total, smoothing):
+def _gradient(dlogits, logits, targets, weight, top, log_total):
     """dlogits may be logits."""
     N, V = logits.shape
     for n in range(N):
@@ -57,12 +40,10 @@ def _gradient(dlogits, logits, targets, weight, top, log_total, smoothing):
         for j in range(V):
             dlogits[n, j] = share * exp(logits[n, j] - largest)
         dlogits[n, targets[n]] -= weight[n]
-        if smoothing > 0:
-            _smooth(dlogits[n], targets[n], smoothing * weight[n])
 
 
 @jit
-def _loss_and_gradient(logits, targets, counted, dloss, smoothing):
+def _loss_and_gradient(logits, targets, counted, dloss):
     """The sum of the loss over the counted rows; logits become their gradient."""
     N, V = logits.shape
     real = logits.dtype.type
@@ -75,8 +56,6 @@ def _loss_and_gradient(logits, targets, counted, dloss, smoothing):
         for j in range(V):
             top = maximum(top, logits[n, j])
         right = logits[n, targets[n]] - top
-        if smoothing > 0:
-            right += smoothing * (_mean(logits[n]) - top - right)
         total = real(0)
         for j in range(V):
             e = exp(logits[n, j] - top)
@@ -87,9 +66,35 @@ def _loss_and_gradient(logits, targets, counted, dloss, smoothing):
         for j in range(V):
             logits[n, j] *= share
         logits[n, targets[n]] -= dloss
-        if smoothing > 0:
-            _smooth(logits[n], targets[n], smoothing * dloss)
     return loss
+
+
+# Label smoothing has passes of its own, so that a loss without it pays nothing, and keeps its bits.
+
+@jit
+def _above_mean(logits, targets, counted):
+    """By how much the target's logit is above the mean of its row, summed over the counted rows: what a smoothed loss lacks."""
+    N, V = logits.shape
+    real = logits.dtype.type
+    above = real(0)
+    for n in range(N):
+        if counted[n]:
+            total = real(0)
+            for j in range(V):
+                total += logits[n, j]
+            above += logits[n, targets[n]] - total / real(V)
+    return above
+
+
+@jit
+def _smooth(dlogits, targets, weight):
+    """So much of each row's gradient goes from the target to all tokens."""
+    N, V = dlogits.shape
+    for n in range(N):
+        share = weight[n] / dlogits.dtype.type(V)
+        for j in range(V):
+            dlogits[n, j] -= share
+        dlogits[n, targets[n]] += weight[n]
 
 
 def cross_entropy_forward(logits, targets, *, ignore_index=-1, label_smoothing=0.0):
@@ -100,9 +105,9 @@ def cross_entropy_forward(logits, targets, *, ignore_index=-1, label_smoothing=0
     top, log_total = empty((*targets.shape, 1), logits.dtype), empty(targets.shape, logits.dtype)
     _log_sum_exp(top.reshape(-1, 1), log_total.reshape(-1), rows(logits))
     right = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - top[..., 0]
-    if label_smoothing:
-        right += label_smoothing * ((logits - top).mean(axis=-1) - right)
     loss = np.where(counted, log_total - right, 0).sum()
+    if label_smoothing:
+        loss += logits.dtype.type(label_smoothing) * _above_mean(rows(logits), targets.reshape(-1), counted.reshape(-1))
     return loss, int(counted.sum()), CrossEntropyCache(logits, targets, counted, top, log_total, label_smoothing)
 
 
@@ -111,7 +116,9 @@ def cross_entropy_backward(dloss, cache, *, out=None):
     dlogits = target(out, 0, like=logits)
     weight = np.where(counted, dloss, 0).astype(logits.dtype)
     _gradient(dlogits.reshape(-1, dlogits.shape[-1]), rows(logits), targets.reshape(-1), weight.reshape(-1),
-              top.reshape(-1, 1), log_total.reshape(-1), logits.dtype.type(label_smoothing))
+              top.reshape(-1, 1), log_total.reshape(-1))
+    if label_smoothing:
+        _smooth(dlogits.reshape(-1, dlogits.shape[-1]), targets.reshape(-1), label_smoothing * weight.reshape(-1))
     return deliver((dlogits,), out)
 
 
@@ -143,7 +150,11 @@ def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, label_s
         height = mark()
         part = slice(first, min(N, first + step))
         logits = matmul(h_rows[part], w.T, out=empty((part.stop - first, V), h.dtype))
-        loss += _loss_and_gradient(logits, targets[part], counted[part], h.dtype.type(dloss), h.dtype.type(label_smoothing))
+        if label_smoothing:
+            loss += label_smoothing * _above_mean(logits, targets[part], counted[part])
+        loss += _loss_and_gradient(logits, targets[part], counted[part], h.dtype.type(dloss))
+        if label_smoothing:
+            _smooth(logits, targets[part], (label_smoothing * dloss * counted[part]).astype(h.dtype))
         matmul(logits, w, out=dh_rows[part])
         matmul(logits.T, h_rows[part], out=dw, add=dw if first > 0 else None)
         release(height)

@@ -11,9 +11,9 @@ import numpy as np
 
 from . import ops as text
 from .gradcheck import check_gradients, check_op
-from .layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, LayerNorm, Linear, RMSNorm, Rotary, TokenEmbedding,
-                     TokenPositionEmbedding)
-from .models import GPT, GPTConfig
+from .layers import (MLP, Block, CausalSelfAttention, CrossAttention, DecoderBlock, Dropout, EncoderBlock, GatedMLP, Head, LayerNorm, Linear,
+                     RMSNorm, Rotary, SelfAttention, SinusoidalEmbedding, TokenEmbedding, TokenPositionEmbedding)
+from .models import GPT, EncoderDecoder, EncoderDecoderConfig, GPTConfig
 from .parameters import Parameters
 from .random import Draws
 
@@ -148,23 +148,32 @@ def _two_spans(rng, z):
     return rng.integers(0, z.S + 1, (z.B, z.T, 2, 2))
 
 
+def _lengths(rng, z, most):
+    """How many of `most` places each sequence fills, at least one."""
+    return rng.integers(1, most + 1, z.B)
+
+
+def _padding(rng, z):
+    return text.padding_spans(_lengths(rng, z, z.S), z.T)
+
+
 def _targets(rng, z):
     return rng.integers(-1, z.V, (z.B, z.T))       # -1: nothing is asked
 
 
-def _cross_entropy(rng, z, ops):
+def _cross_entropy(rng, z, ops, **smooth):
     targets = _targets(rng, z)
-    return Case(lambda logits: ops.cross_entropy_forward(logits, targets)[::2], ops.cross_entropy_backward,
+    return Case(lambda logits: ops.cross_entropy_forward(logits, targets, **smooth)[::2], ops.cross_entropy_backward,
                 {"logits": 2 * rng.standard_normal((z.B, z.T, z.V))})
 
 
-def _head_loss(rng, z, ops, at_once=False):
+def _head_loss(rng, z, ops, at_once=False, **smooth):
     targets = _targets(rng, z)
     inputs = {"h": rng.standard_normal((z.B, z.T, z.C)), "w": rng.standard_normal((z.V, z.C))}
     if not at_once:
-        return Case(lambda h, w: ops.head_loss_forward(h, w, targets)[::2], ops.head_loss_backward, inputs)
-    return Case(lambda h, w: (ops.head_loss_forward(h, w, targets)[0], (h, w, targets)),
-                lambda dloss, cache, out=None: ops.head_loss_forward_backward(*cache, dloss, out=out)[2:], inputs)
+        return Case(lambda h, w: ops.head_loss_forward(h, w, targets, **smooth)[::2], ops.head_loss_backward, inputs)
+    return Case(lambda h, w: (ops.head_loss_forward(h, w, targets, **smooth)[0], (h, w, targets)),
+                lambda dloss, cache, out=None: ops.head_loss_forward_backward(*cache, dloss, out=out, **smooth)[2:], inputs)
 
 
 OPS = {
@@ -201,9 +210,13 @@ OPS = {
     "squared_relu": lambda *a: _activation(*a, name="squared_relu"),
     "silu": lambda *a: _activation(*a, name="silu"),
     "swiglu": _swiglu,
+    "attention, padding": lambda *a: _attention(*a, spans=_padding),
     "cross_entropy": _cross_entropy,
+    "cross_entropy, smoothed": lambda *a: _cross_entropy(*a, label_smoothing=0.2),
     "head_loss": _head_loss,
+    "head_loss, smoothed": lambda *a: _head_loss(*a, label_smoothing=0.2),
     "head_loss, at once": lambda *a: _head_loss(*a, at_once=True),
+    "head_loss, at once, smoothed": lambda *a: _head_loss(*a, at_once=True, label_smoothing=0.2),
 }
 
 
@@ -267,6 +280,37 @@ def _block(z, *, pre_norm=True, bias=True, dropout=0.0):
                  LayerNorm(C, bias=bias), pre_norm=pre_norm)
 
 
+def _two_inputs(make, draws=None):
+    """A layer that reads a memory of S positions beside a stream of T. The case has one x, first the one and then the other."""
+    def case(rng, z, ops):
+        spans = text.padding_spans(_lengths(rng, z, z.S), z.T)
+
+        def call(layer, x):
+            stream, memory = x[:, :z.T], x[:, z.T:]
+            if isinstance(layer, CrossAttention):
+                return layer.forward(stream, memory, spans, draws)
+            return layer.forward(stream, memory, text.causal_spans(z.T), spans, draws)
+
+        return _bound_case(rng, lambda: make(z), ops, call,
+                           lambda layer, dy, cache: np.concatenate(layer.backward(dy, cache), axis=1),
+                           _spread_rows(rng, z.B, z.T + z.S, z.H * z.D))
+    return case
+
+
+def _padded(make):
+    """A layer whose positions see those before the padding."""
+    def case(rng, z, ops):
+        spans = text.padding_spans(_lengths(rng, z, z.T), z.T)
+        return _layer(make, call=lambda layer, x: layer.forward(x, spans))(rng, z, ops)
+    return case
+
+
+def _sinusoidal_embedding(rng, z, ops):
+    ids = rng.integers(0, z.V, (z.B, z.T))
+    return _bound_case(rng, lambda: SinusoidalEmbedding(z.V, z.S, z.C), ops, lambda layer: layer.forward(ids),
+                       lambda layer, dy, cache: layer.backward(dy, cache))
+
+
 DRAWS = Draws(0)
 DROP = {"call": lambda layer, x: layer.forward(x, DRAWS)}
 
@@ -294,6 +338,14 @@ LAYERS = {
     "Block": _layer(lambda z: _block(z)),
     "Block, no bias, dropout": _layer(lambda z: _block(z, bias=False, dropout=0.3), **DROP),
     "Block, post-norm": _layer(lambda z: _block(z, pre_norm=False)),
+    "SelfAttention, padding": _padded(lambda z: SelfAttention(z.H * z.D, z.H)),
+    "CrossAttention": _two_inputs(lambda z: CrossAttention(z.H * z.D, z.H)),
+    "CrossAttention, dropout": _two_inputs(lambda z: CrossAttention(z.H * z.D, z.H, bias=False, dropout=0.3), DRAWS),
+    "EncoderBlock, pre-norm": _padded(lambda z: EncoderBlock(z.H * z.D, z.H, pre_norm=True)),
+    "EncoderBlock, post-norm": _padded(lambda z: EncoderBlock(z.H * z.D, z.H, pre_norm=False)),
+    "DecoderBlock, pre-norm": _two_inputs(lambda z: DecoderBlock(z.H * z.D, z.H, pre_norm=True)),
+    "DecoderBlock, post-norm": _two_inputs(lambda z: DecoderBlock(z.H * z.D, z.H, pre_norm=False)),
+    "SinusoidalEmbedding": _sinusoidal_embedding,
     "Head": _layer(lambda z: Head(z.C, z.V), lambda z: (z.B, z.T, z.C)),
 }
 
@@ -319,6 +371,30 @@ def _gpt(rng, z, ops, logits=False, recompute=False, **choices):
     return _bound_case(rng, lambda: GPT(config, ops=ops, recompute=recompute), ops, call, back)
 
 
+def _encoder_decoder(rng, z, ops, logits=False, n_layer=2, **choices):
+    """Sources and targets of several lengths; label smoothing in the loss."""
+    config = EncoderDecoderConfig(n_layer=n_layer, n_head=z.H, n_embd=z.H * z.D, block_size=z.S, vocab_size=z.V, label_smoothing=0.1,
+                                  **choices)
+    sources, targets = rng.integers(0, config.source_vocab_size, (z.B, z.S)), rng.integers(0, z.V, (z.B, z.T))
+    for ids in (sources, targets):
+        ids[np.arange(ids.shape[1]) >= _lengths(rng, z, ids.shape[1])[:, None]] = -1
+    draws = Draws(0) if config.dropout else None
+
+    def loss(model):
+        scores, _ = model.forward(sources, model.shifted(targets), draws)
+        return text.cross_entropy_forward(scores, targets, label_smoothing=0.1)[::2]
+
+    def loss_back(model, dloss, cache):
+        model.loss_and_gradients(sources, targets, scale=dloss, draws=draws)
+
+    if logits:
+        call = lambda model: model.forward(sources, model.shifted(targets), draws)
+        back = lambda model, dy, cache: model.backward(dy, cache)
+    else:
+        call, back = loss, loss_back
+    return _bound_case(rng, lambda: EncoderDecoder(config, ops=ops), ops, call, back)
+
+
 MODELS = {
     "GPT, tied": _gpt,
     "GPT, tied, from logits": lambda *a: _gpt(*a, logits=True),
@@ -330,6 +406,12 @@ MODELS = {
     "GPT, as Llama": lambda *a: _gpt(*a, position="rotary", norm="rmsnorm", mlp="swiglu", n_kv_head=1, bias=False, tied=False),
     "GPT, ALiBi, window, squared ReLU": lambda *a: _gpt(*a, position="alibi", attention="window", window=2, mlp="squared_relu"),
     "GPT, post-norm, sinusoidal, fixed": lambda *a: _gpt(*a, position="sinusoidal", pre_norm=False, attention="fixed", window=2, mlp="relu"),
+    "EncoderDecoder, pre, tied": _encoder_decoder,
+    "EncoderDecoder, pre, untied": lambda *a: _encoder_decoder(*a, logits=True, n_layer=1, tied=False,
+                                                               source_vocab_size=a[1].V + 2),
+    "EncoderDecoder, post, shared": lambda *a: _encoder_decoder(*a, pre_norm=False, shared=True),
+    "EncoderDecoder, post, untied": lambda *a: _encoder_decoder(*a, n_layer=1, pre_norm=False, tied=False, bias=False,
+                                                                dropout=0.3),
 }
 
 CASES = OPS | LAYERS | MODELS

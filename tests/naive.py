@@ -114,21 +114,22 @@ def attention(q, k, v, spans=None, keep=None, p=0.0):
     return y, lse
 
 
-def cross_entropy(logits, targets, ignore_index=-1):
+def cross_entropy(logits, targets, ignore_index=-1, label_smoothing=0.0):
     """-> loss_sum, count"""
     losses = []
 
     def add(row, target):
         if target != ignore_index:
-            losses.append(log_sum_exp(row) - row[target])
+            shares = [(1 - label_smoothing) * (j == target) + label_smoothing / len(row) for j in range(len(row))]
+            losses.append(fsum(share * (log_sum_exp(row) - score) for share, score in zip(shares, row)))
 
     rowwise(add, logits, targets)
     return fsum(losses), len(losses)
 
 
-def head_loss(h, w, targets, ignore_index=-1):
+def head_loss(h, w, targets, ignore_index=-1, label_smoothing=0.0):
     """-> loss_sum, count"""
-    return cross_entropy(linear(h, list(zip(*w))), targets, ignore_index)
+    return cross_entropy(linear(h, list(zip(*w))), targets, ignore_index, label_smoothing)
 
 
 def adamw(p, g, m, v, step, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, scale=1.0):

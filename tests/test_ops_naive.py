@@ -148,9 +148,10 @@ def test_attention(dtype, sizes, kind, p, seed):
 
 
 @both_dtypes
-@given(sizes, st.sampled_from((1, 2)), st.sampled_from((-1, -100, 0)), seeds)
-def test_losses(dtype, sizes, n_axes, ignore_index, seed):
-    (*rows, C, V), draw, options = sizes[:n_axes + 2], Draw(seed, dtype), {"ignore_index": ignore_index}
+@given(sizes, st.sampled_from((1, 2)), st.sampled_from((-1, -100, 0)), st.sampled_from((0.0, 0.2)), seeds)
+def test_losses(dtype, sizes, n_axes, ignore_index, label_smoothing, seed):
+    (*rows, C, V), draw = sizes[:n_axes + 2], Draw(seed, dtype)
+    options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
     h, w, logits, targets = draw.normal(*rows, C), draw.normal(V, C), 3 * draw.normal(*rows, V), draw.integers(V, *rows)
     targets[draw.coins(*rows)] = ignore_index
     expected = oracle(naive.cross_entropy, logits, targets, **options)

@@ -132,17 +132,19 @@ def probabilities(q, k, mask):
     return F.softmax(scores.masked_fill(~mask, -1e300), dim=-1) * mask
 
 
-@given(sizes, st.sampled_from((-1, -100, 0)), seeds)
-def test_losses(sizes, ignore_index, seed):
+@given(sizes, st.sampled_from((-1, -100, 0)), st.sampled_from((0.0, 0.1, 0.7)), seeds)
+def test_losses(sizes, ignore_index, label_smoothing, seed):
     (B, T, C, V, _), draw = sizes, Draw(seed)
     h, w, logits, targets = draw.normal(B, T, C), draw.normal(V, C), 3 * draw.normal(B, T, V), draw.integers(V, B, T)
     targets[draw.coins(B, T)] = ignore_index
 
     def loss(logits, targets):
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=ignore_index, reduction="sum")
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=ignore_index, reduction="sum",
+                               label_smoothing=label_smoothing)
 
-    parity("cross_entropy", loss, logits, targets, ignore_index=ignore_index)
-    parity("head_loss", lambda h, w, targets: loss(h @ w.T, targets), h, w, targets, ignore_index=ignore_index)
+    options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
+    parity("cross_entropy", loss, logits, targets, **options)
+    parity("head_loss", lambda h, w, targets: loss(h @ w.T, targets), h, w, targets, **options)
 
 
 @given(sizes, seeds)

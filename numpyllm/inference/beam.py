@@ -27,33 +27,49 @@ def beam_search(model, ids, max_new_tokens, *, beams=4, length_penalty=1.0, stop
     `beams` texts are finished or max_new_tokens is reached. Equals: the earlier beam, then the smaller id.
     Raises InputError for fewer than one beam, an empty prompt, ids out of range, logits that are NaN.
     """
-    if beams < 1:
-        raise InputError(f"beams must be at least 1, got {beams}: 1 is greedy search")
-    finished = []
+    check_beams(beams)
+    here, there = list(range(beams)), list(range(beams, 2 * beams))     # where beams lie now, and where the next ones will
     with open_decoder(model, 2 * beams) as decoder:
-        rows, alive = [decoder.start(ids, 0)], [Beam([], 0.0, False)]
-        here, there = list(range(beams)), list(range(beams, 2 * beams))     # where beams lie now, and where the next ones will
-        for _ in range(max_new_tokens):
-            found = []
-            for i, (beam, logits) in enumerate(zip(alive, rows, strict=True)):
-                logs = log_softmax(logits[:n_vocab])
-                for token in np.argsort(-logs, kind="stable")[:beams + 1].tolist():
-                    found.append((beam.log_probability + logs[token], i, token))
-            found.sort(key=lambda item: -item[0])
-            chosen = []
-            for total, i, token in found:
-                if token == stop_token:
-                    if len(chosen) < beams:
-                        finished.append(Beam(alive[i].tokens, float(total), True))
-                elif len(chosen) < beams:
-                    chosen.append((total, i, token))
-            if len(finished) >= beams:
-                alive = []
-                break
-            for slot, (_, i, _) in zip(there, chosen, strict=False):
-                decoder.copy(here[i], slot)
-            alive = [Beam([*alive[i].tokens, token], float(total), False) for total, i, token in chosen]
+
+        def advance(parents, tokens):
+            nonlocal here, there
+            for slot, parent in zip(there, parents, strict=False):
+                decoder.copy(here[parent], slot)
             here, there = there, here
-            rows = decoder.step([token for _, _, token in chosen], here[:len(chosen)])
+            return decoder.step(tokens, here[:len(tokens)])[:, :n_vocab]
+
+        return search(decoder.start(ids, 0)[:n_vocab], advance, max_new_tokens, beams, length_penalty, stop_token)
+
+
+def search(logits, advance, max_new_tokens, beams, length_penalty, stop_token):
+    """The search itself, of whatever model: logits (V) of the first token; advance(parents, tokens) continues the beams of these
+    numbers by these tokens, which makes the new beams, and gives their logits (N, V)."""
+    finished = []
+    rows, alive = [logits], [Beam([], 0.0, False)]
+    for made in range(1, max_new_tokens + 1):
+        found = []
+        for i, (beam, logits) in enumerate(zip(alive, rows, strict=True)):
+            logs = log_softmax(logits)
+            for token in np.argsort(-logs, kind="stable")[:beams + 1].tolist():
+                found.append((beam.log_probability + logs[token], i, token))
+        found.sort(key=lambda item: -item[0])
+        chosen = []
+        for total, i, token in found:
+            if token == stop_token:
+                if len(chosen) < beams:
+                    finished.append(Beam(alive[i].tokens, float(total), True))
+            elif len(chosen) < beams:
+                chosen.append((total, i, token))
+        if len(finished) >= beams:
+            alive = []
+            break
+        alive = [Beam([*alive[i].tokens, token], float(total), False) for total, i, token in chosen]
+        if made < max_new_tokens:
+            rows = advance([i for _, i, _ in chosen], [token for _, _, token in chosen])
     best = sorted(finished + alive, key=lambda beam: -beam.score(length_penalty))
     return best[:beams]
+
+
+def check_beams(beams):
+    if beams < 1:
+        raise InputError(f"beams must be at least 1, got {beams}: 1 is greedy search")

@@ -69,30 +69,62 @@ def _loss_and_gradient(logits, targets, counted, dloss):
     return loss
 
 
-def cross_entropy_forward(logits, targets, *, ignore_index=-1):
+# Label smoothing has passes of its own, so that a loss without it pays nothing, and keeps its bits.
+
+@jit
+def _above_mean(logits, targets, counted):
+    """By how much the target's logit is above the mean of its row, summed over the counted rows: what a smoothed loss lacks."""
+    N, V = logits.shape
+    real = logits.dtype.type
+    above = real(0)
+    for n in range(N):
+        if counted[n]:
+            total = real(0)
+            for j in range(V):
+                total += logits[n, j]
+            above += logits[n, targets[n]] - total / real(V)
+    return above
+
+
+@jit
+def _smooth(dlogits, targets, weight):
+    """So much of each row's gradient goes from the target to all tokens."""
+    N, V = dlogits.shape
+    for n in range(N):
+        share = weight[n] / dlogits.dtype.type(V)
+        for j in range(V):
+            dlogits[n, j] -= share
+        dlogits[n, targets[n]] += weight[n]
+
+
+def cross_entropy_forward(logits, targets, *, ignore_index=-1, label_smoothing=0.0):
     if any_complex(logits):
-        return text.cross_entropy_forward(logits, targets, ignore_index=ignore_index)
+        return text.cross_entropy_forward(logits, targets, ignore_index=ignore_index, label_smoothing=label_smoothing)
     counted = targets != ignore_index
     targets = np.where(counted, targets, 0)
     top, log_total = empty((*targets.shape, 1), logits.dtype), empty(targets.shape, logits.dtype)
     _log_sum_exp(top.reshape(-1, 1), log_total.reshape(-1), rows(logits))
     right = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - top[..., 0]
     loss = np.where(counted, log_total - right, 0).sum()
-    return loss, int(counted.sum()), CrossEntropyCache(logits, targets, counted, top, log_total)
+    if label_smoothing:
+        loss += logits.dtype.type(label_smoothing) * _above_mean(rows(logits), targets.reshape(-1), counted.reshape(-1))
+    return loss, int(counted.sum()), CrossEntropyCache(logits, targets, counted, top, log_total, label_smoothing)
 
 
 def cross_entropy_backward(dloss, cache, *, out=None):
-    logits, targets, counted, top, log_total = cache
+    logits, targets, counted, top, log_total, label_smoothing = cache
     dlogits = target(out, 0, like=logits)
     weight = np.where(counted, dloss, 0).astype(logits.dtype)
     _gradient(dlogits.reshape(-1, dlogits.shape[-1]), rows(logits), targets.reshape(-1), weight.reshape(-1),
               top.reshape(-1, 1), log_total.reshape(-1))
+    if label_smoothing:
+        _smooth(dlogits.reshape(-1, dlogits.shape[-1]), targets.reshape(-1), label_smoothing * weight.reshape(-1))
     return deliver((dlogits,), out)
 
 
-def head_loss_forward(h, w, targets, *, ignore_index=-1):
+def head_loss_forward(h, w, targets, *, ignore_index=-1, label_smoothing=0.0):
     logits, c_head = linear_forward(h, w.T)
-    loss, count, c_loss = cross_entropy_forward(logits, targets, ignore_index=ignore_index)
+    loss, count, c_loss = cross_entropy_forward(logits, targets, ignore_index=ignore_index, label_smoothing=label_smoothing)
     return loss, count, HeadLossCache(c_head, c_loss)
 
 
@@ -104,9 +136,10 @@ def head_loss_backward(dloss, cache, *, out=None):
     return deliver((dh, dw), out)
 
 
-def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, out=None):
+def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, label_smoothing=0.0, out=None):
     if any_complex(h, w):
-        return text.head_loss_forward_backward(h, w, targets, dloss, ignore_index=ignore_index, out=out)
+        return text.head_loss_forward_backward(h, w, targets, dloss, ignore_index=ignore_index,
+                                               label_smoothing=label_smoothing, out=out)
     dh, dw = target(out, 0, like=h), target(out, 1, like=w)
     h_rows, dh_rows, targets = rows(h), dh.reshape(-1, h.shape[-1]), targets.reshape(-1)
     counted = targets != ignore_index
@@ -117,7 +150,11 @@ def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, out=Non
         height = mark()
         part = slice(first, min(N, first + step))
         logits = matmul(h_rows[part], w.T, out=empty((part.stop - first, V), h.dtype))
+        if label_smoothing:
+            loss += label_smoothing * _above_mean(logits, targets[part], counted[part])
         loss += _loss_and_gradient(logits, targets[part], counted[part], h.dtype.type(dloss))
+        if label_smoothing:
+            _smooth(logits, targets[part], (label_smoothing * dloss * counted[part]).astype(h.dtype))
         matmul(logits, w, out=dh_rows[part])
         matmul(logits.T, h_rows[part], out=dw, add=dw if first > 0 else None)
         release(height)

@@ -4,9 +4,12 @@ from .attention import CausalSelfAttention, Rotary
 from .base import Layer
 from .basic import Dropout, LayerNorm, Linear, RMSNorm, TokenEmbedding, TokenPositionEmbedding
 from .block import Block
+from .cross_attention import CrossAttention, SelfAttention
+from .encoder_decoder import DecoderBlock, EncoderBlock, SinusoidalEmbedding, Sublayer
 from .head import Head
 from .mlp import MLP, GatedMLP
 from .past import Past
 
-__all__ = ["MLP", "Block", "CausalSelfAttention", "Dropout", "GatedMLP", "Head", "Layer", "LayerNorm", "Linear", "Past", "RMSNorm",
-           "Rotary", "TokenEmbedding", "TokenPositionEmbedding"]
+__all__ = ["MLP", "Block", "CausalSelfAttention", "CrossAttention", "DecoderBlock", "Dropout", "EncoderBlock", "GatedMLP", "Head", "Layer",
+           "LayerNorm", "Linear", "Past", "RMSNorm", "Rotary", "SelfAttention", "SinusoidalEmbedding", "Sublayer", "TokenEmbedding",
+           "TokenPositionEmbedding"]

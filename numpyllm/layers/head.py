@@ -28,17 +28,17 @@ class Head(Layer):
         self._collect(dw.T)
         return dh
 
-    def loss(self, h, targets):
+    def loss(self, h, targets, *, label_smoothing=0.0):
         """-> loss (a sum over counted targets, in nats), count."""
-        loss, count, _ = self.ops.head_loss_forward(h, self.weight, targets)
+        loss, count, _ = self.ops.head_loss_forward(h, self.weight, targets, label_smoothing=label_smoothing)
         return loss, count
 
-    def loss_forward_backward(self, h, targets, dloss):
+    def loss_forward_backward(self, h, targets, dloss, *, label_smoothing=0.0):
         """-> loss, count, dh."""
         layer, name = self._owner
         height = mark()
-        loss, count, dh, dw = self.ops.head_loss_forward_backward(h, self.weight, targets, dloss,
-                                                                  out=(None, *layer.slots(name)))
+        loss, count, dh, dw = self.ops.head_loss_forward_backward(
+            h, self.weight, targets, dloss, label_smoothing=label_smoothing, out=(None, *layer.slots(name)))
         self._collect(dw)
         return loss, count, release(height, keep=dh)
 

@@ -2,7 +2,7 @@
 
 Shapes: logits (..., V), targets (...) integers in [0, V), or ignore_index where nothing is asked.
 The loss is a sum over the counted targets, and their number: sums of slices add up, means do not.
-Derivation: docs/cross_entropy.md.
+Label smoothing is that of Szegedy et al. 2016, section 7. Derivation: docs/cross_entropy.md.
 """
 
 from typing import NamedTuple
@@ -18,13 +18,15 @@ class CrossEntropyCache(NamedTuple):
     counted: np.ndarray     # (...)     boolean: False where ignored
     top: np.ndarray         # (..., 1)  largest logit of each row
     log_total: np.ndarray   # (...)     log sum exp of each row, less top: apart, for their sum would round in float32
+    label_smoothing: float  # share of the target that is spread over all tokens
 
 
-def cross_entropy_forward(logits, targets, *, ignore_index=-1):
-    """Sum over the counted rows of -log softmax(logits)[target].
+def cross_entropy_forward(logits, targets, *, ignore_index=-1, label_smoothing=0.0):
+    """Sum over the counted rows of -sum_j t_j log softmax(logits)_j, where t is 1 at the target, 0 elsewhere.
 
     logits (..., V), targets (...) -> loss (a scalar, in nats), count (an int), CrossEntropyCache.
     Nothing counted: loss 0, count 0. Works on the log-sum-exp, never on log(p + eps), which has another gradient.
+    With label_smoothing a in [0, 1), t is (1 - a) [j = target] + a / V: the target itself keeps 1 - a + a / V.
     """
     counted = targets != ignore_index
     targets = np.where(counted, targets, 0)
@@ -32,8 +34,10 @@ def cross_entropy_forward(logits, targets, *, ignore_index=-1):
     shifted = logits - top                                                      # (1)
     log_total = np.log(np.exp(shifted).sum(axis=-1))                            # (2)
     right = np.take_along_axis(shifted, targets[..., None], axis=-1)[..., 0]    # (3)
+    if label_smoothing:
+        right = right + label_smoothing * (shifted.mean(axis=-1) - right)       # (3s)
     loss = np.where(counted, log_total - right, 0).sum()                        # (4)
-    return loss, int(counted.sum()), CrossEntropyCache(logits, targets, counted, top, log_total)
+    return loss, int(counted.sum()), CrossEntropyCache(logits, targets, counted, top, log_total, label_smoothing)
 
 
 def cross_entropy_backward(dloss, cache, *, out=None):
@@ -41,12 +45,14 @@ def cross_entropy_backward(dloss, cache, *, out=None):
 
     d log_total / d shifted_j = exp(shifted_j - log_total) = p_j, and d right / d shifted_j = [j = target], so
         dlogits_j = dloss (p_j - [j = target]):
-    what the model says minus what was true. Rows sum to zero, so top, subtracted from all, needs no gradient; ignored
-    rows are zero.
+    what the model says minus what was true (t_j, where that is smoothed). Rows sum to zero, so top, subtracted from all,
+    needs no gradient; ignored rows are zero.
     """
-    logits, targets, counted, top, log_total = cache
+    logits, targets, counted, top, log_total, label_smoothing = cache
     dlogits = np.exp(logits - top - log_total[..., None])                       # (2) (1)
     at_target = np.take_along_axis(dlogits, targets[..., None], axis=-1)
-    np.put_along_axis(dlogits, targets[..., None], at_target - 1, axis=-1)      # (3)
+    np.put_along_axis(dlogits, targets[..., None], at_target - (1 - label_smoothing), axis=-1)      # (3s) (3)
+    if label_smoothing:
+        dlogits = dlogits - label_smoothing / logits.shape[-1]                  # (3s)
     weight = np.where(counted, dloss, 0).astype(logits.dtype)                   # (4)
     return deliver((dlogits * weight[..., None],), out)

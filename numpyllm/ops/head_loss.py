@@ -16,10 +16,11 @@ class HeadLossCache(NamedTuple):
     loss: CrossEntropyCache
 
 
-def head_loss_forward(h, w, targets, *, ignore_index=-1):
+def head_loss_forward(h, w, targets, *, ignore_index=-1, label_smoothing=0.0):
     """h (..., C), w (V, C), targets (...) -> loss (a sum, in nats), count, HeadLossCache."""
     logits, c_head = linear_forward(h, w.T)                                                 # (1)  (..., V)
-    loss, count, c_loss = cross_entropy_forward(logits, targets, ignore_index=ignore_index)  # (2)
+    loss, count, c_loss = cross_entropy_forward(logits, targets, ignore_index=ignore_index,
+                                                label_smoothing=label_smoothing)            # (2)
     return loss, count, HeadLossCache(c_head, c_loss)
 
 
@@ -30,13 +31,14 @@ def head_loss_backward(dloss, cache, *, out=None):
     return deliver((dh, dw.T), out)
 
 
-def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, out=None):
+def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, label_smoothing=0.0, out=None):
     """Both passes at once, for training: loss, count, dh (..., C), dw (V, C); dloss is known before the loss is.
 
     The logits are the largest array of a small model. Nobody else wants them, so their gradient overwrites them.
     """
     logits, c_head = linear_forward(h, w.T)                                                 # (1)
-    loss, count, c_loss = cross_entropy_forward(logits, targets, ignore_index=ignore_index)  # (2)
+    loss, count, c_loss = cross_entropy_forward(logits, targets, ignore_index=ignore_index,
+                                                label_smoothing=label_smoothing)            # (2)
     dlogits = cross_entropy_backward(dloss, c_loss, out=(logits,))                          # (2)
     dh, dw, _ = linear_backward(dlogits, c_head)                                            # (1)
     dh, dw = deliver((dh, dw.T), out)

@@ -57,6 +57,13 @@ def _with_single_keys(spans, keys, valid):
     return np.concatenate([spans, single], axis=1)
 
 
+def padding_spans(lengths, T):
+    """Each of T queries sees the keys before its sequence's padding: lengths (B), the keys that are none -> (B, T, 1, 2)."""
+    spans = np.zeros((len(lengths), T, 1, 2), np.int64)
+    spans[..., 1] = np.asarray(lengths)[:, None, None]
+    return spans
+
+
 def dense_mask(spans, S):
     """spans (..., T, M, 2) -> boolean (..., T, S): True where key s lies in one of the query's intervals."""
     keys = np.arange(S)

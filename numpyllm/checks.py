@@ -119,6 +119,15 @@ def _two_spans(rng, z):
     return rng.integers(0, z.S + 1, (z.B, z.T, 2, 2))
 
 
+def _lstm(rng, z, ops, bias=True, state=True):
+    """x w_x and h w_h are of order one, so that no gate is saturated."""
+    inputs = {"x": rng.standard_normal((z.B, z.T, z.C)), "w_x": rng.standard_normal((z.C, 4 * z.F)) / np.sqrt(z.C),
+              "w_h": rng.standard_normal((z.F, 4 * z.F)) / np.sqrt(z.F)}
+    inputs |= {"b": rng.standard_normal(4 * z.F)} if bias else {}
+    inputs |= {"h0": rng.standard_normal((z.B, z.F)), "c0": rng.standard_normal((z.B, z.F))} if state else {}
+    return Case(ops.lstm_forward, ops.lstm_backward, inputs)
+
+
 def _targets(rng, z):
     return rng.integers(-1, z.V, (z.B, z.T))       # -1: nothing is asked
 
@@ -159,6 +168,8 @@ OPS = {
     "attention, causal": lambda *a: _attention(*a, spans=_causal),
     "attention, spans": lambda *a: _attention(*a, spans=_two_spans),
     "attention, dropout": lambda *a: _attention(*a, spans=_causal, drop=True),
+    "lstm": _lstm,
+    "lstm, no bias, no state": lambda *a: _lstm(*a, bias=False, state=False),
     "cross_entropy": _cross_entropy,
     "head_loss": _head_loss,
     "head_loss, at once": lambda *a: _head_loss(*a, at_once=True),

@@ -11,8 +11,8 @@ import numpy as np
 
 from . import ops as text
 from .gradcheck import check_gradients, check_op
-from .layers import MLP, Block, CausalSelfAttention, Dropout, Head, LayerNorm, Linear, TokenPositionEmbedding
-from .models import GPT, GPTConfig
+from .layers import MLP, Block, CausalSelfAttention, Dropout, Head, LayerNorm, Linear, LSTMBlock, TokenEmbedding, TokenPositionEmbedding
+from .models import GPT, LSTMLM, GPTConfig, LSTMConfig
 from .parameters import Parameters
 from .random import Draws
 
@@ -218,9 +218,9 @@ def _layer(make, shape=lambda z: (z.B, z.T, z.H * z.D), call=lambda layer, x: la
     return lambda rng, z, ops: _bound_case(rng, lambda: make(z), ops, call, back, _spread_rows(rng, *shape(z)))
 
 
-def _embedding_layer(rng, z, ops):
+def _embedding_layer(rng, z, ops, make=lambda z: TokenPositionEmbedding(z.V, z.S, z.C)):
     ids = rng.integers(0, z.V, (z.B, z.T))
-    return _bound_case(rng, lambda: TokenPositionEmbedding(z.V, z.S, z.C), ops, lambda layer: layer.forward(ids),
+    return _bound_case(rng, lambda: make(z), ops, lambda layer: layer.forward(ids),
                        lambda layer, dy, cache: layer.backward(dy, cache))
 
 
@@ -235,18 +235,29 @@ LAYERS = {
                                   back=lambda layer, ds, dy, cache: 3 * layer.stream_backward(ds, dy, cache)),
     "Dropout": _layer(lambda z: Dropout(0.3), **DROP),
     "TokenPositionEmbedding": _embedding_layer,
+    "TokenEmbedding": lambda *a: _embedding_layer(*a, make=lambda z: TokenEmbedding(z.V, z.C, std=1.0)),
     "CausalSelfAttention": _layer(lambda z: CausalSelfAttention(z.H * z.D, z.H)),
     "CausalSelfAttention, dropout": _layer(lambda z: CausalSelfAttention(z.H * z.D, z.H, dropout=0.3), **DROP),
     "MLP": _layer(lambda z: MLP(z.H * z.D)),
     "MLP, no bias, dropout": _layer(lambda z: MLP(z.H * z.D, bias=False, dropout=0.3), **DROP),
     "Block": _layer(lambda z: Block(z.H * z.D, z.H)),
     "Block, no bias, dropout": _layer(lambda z: Block(z.H * z.D, z.H, bias=False, dropout=0.3), **DROP),
+    "LSTMBlock": _layer(lambda z: LSTMBlock(z.C), lambda z: (z.B, z.T, z.C)),
+    "LSTMBlock, dropout": _layer(lambda z: LSTMBlock(z.C, dropout=0.3), lambda z: (z.B, z.T, z.C), **DROP),
     "Head": _layer(lambda z: Head(z.C, z.V), lambda z: (z.B, z.T, z.C)),
 }
 
 
-def _gpt(rng, z, ops, logits=False, recompute=False, **choices):
-    config = GPTConfig(n_layer=2, n_head=z.H, n_embd=z.H * z.D, block_size=z.S, vocab_size=z.V, **choices)
+def _gpt(rng, z, ops, **choices):
+    return _model(rng, z, ops, GPT, GPTConfig, n_head=z.H, n_embd=z.H * z.D, **choices)
+
+
+def _lstm_lm(rng, z, ops, **choices):
+    return _model(rng, z, ops, LSTMLM, LSTMConfig, n_embd=z.C, **choices)
+
+
+def _model(rng, z, ops, model_class, config_class, logits=False, recompute=False, **choices):
+    config = config_class(n_layer=2, block_size=z.S, vocab_size=z.V, **choices)
     ids, targets = rng.integers(0, z.V, (z.B, z.T)), _targets(rng, z)
     draws = Draws(0) if config.dropout else None
 
@@ -261,7 +272,7 @@ def _gpt(rng, z, ops, logits=False, recompute=False, **choices):
         call, back = lambda model: model.forward(ids, draws), lambda model, dy, cache: model.backward(dy, cache)
     else:
         call, back = loss, loss_back
-    return _bound_case(rng, lambda: GPT(config, ops=ops, recompute=recompute), ops, call, back)
+    return _bound_case(rng, lambda: model_class(config, ops=ops, recompute=recompute), ops, call, back)
 
 
 MODELS = {
@@ -272,6 +283,10 @@ MODELS = {
     "GPT, untied, no bias": lambda *a: _gpt(*a, tied=False, bias=False),
     "GPT, tied, dropout": lambda *a: _gpt(*a, dropout=0.3),
     "GPT, tied, dropout, recomputed": lambda *a: _gpt(*a, dropout=0.3, recompute=True),
+    "LSTM, tied": _lstm_lm,
+    "LSTM, tied, from logits": lambda *a: _lstm_lm(*a, logits=True),
+    "LSTM, untied, dropout": lambda *a: _lstm_lm(*a, tied=False, dropout=0.3),
+    "LSTM, tied, dropout, recomputed": lambda *a: _lstm_lm(*a, dropout=0.3, recompute=True),
 }
 
 CASES = OPS | LAYERS | MODELS

@@ -5,8 +5,9 @@ from .base import Layer
 from .basic import Dropout, LayerNorm, Linear, TokenPositionEmbedding
 from .block import Block
 from .head import Head
+from .lstm import LSTMBlock, LSTMState, TokenEmbedding
 from .mlp import MLP
 from .past import Past
 
-__all__ = ["MLP", "Block", "CausalSelfAttention", "Dropout", "Head", "Layer", "LayerNorm", "Linear", "Past",
-           "TokenPositionEmbedding"]
+__all__ = ["MLP", "Block", "CausalSelfAttention", "Dropout", "Head", "LSTMBlock", "LSTMState", "Layer", "LayerNorm", "Linear",
+           "Past", "TokenEmbedding", "TokenPositionEmbedding"]

@@ -6,8 +6,9 @@ from .decoder import Decoder
 from .generate import continue_text, generate, generate_many, generate_text, stream, stream_text
 from .lookup import propose
 from .sampling import Sampling, candidates, choose, log_softmax, token_probabilities
+from .state_decoder import StateDecoder, make_decoder
 from .weights import KINDS, StoredWeights
 
-__all__ = ["KINDS", "Beam", "Continuation", "Decoder", "LogProbability", "Sampling", "StoredWeights", "TextStream", "beam_search",
-           "candidates", "choose", "continue_text", "generate", "generate_many", "generate_text", "log_softmax", "propose",
+__all__ = ["KINDS", "Beam", "Continuation", "Decoder", "LogProbability", "Sampling", "StateDecoder", "StoredWeights", "TextStream", "beam_search",
+           "candidates", "choose", "continue_text", "generate", "generate_many", "generate_text", "log_softmax", "make_decoder", "propose",
            "stream", "stream_text", "token_probabilities"]

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from .decoder import Decoder
 from .sampling import log_softmax
+from .state_decoder import make_decoder
 
 
 class Beam(NamedTuple):
@@ -29,7 +29,7 @@ def beam_search(model, ids, max_new_tokens, *, beams=4, length_penalty=1.0, stop
     if beams < 1:
         raise InputError(f"beams must be at least 1, got {beams}: 1 is greedy search")
     finished = []
-    with Decoder(model, sequences=2 * beams) as decoder:
+    with make_decoder(model, sequences=2 * beams) as decoder:
         rows, alive = [decoder.start(ids, 0)], [Beam([], 0.0, False)]
         here, there = list(range(beams)), list(range(beams, 2 * beams))     # where beams lie now, and where the next ones will
         for _ in range(max_new_tokens):

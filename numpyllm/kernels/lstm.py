@@ -69,8 +69,10 @@ def lstm_forward(x, w_x, w_h, b=None, h0=None, c0=None):
     gates, y, c = (empty((T, B, n), x.dtype) for n in (4 * H, H, H))
     height = mark()
     matmul(_rows(_time_first(x)), w_x, out=_rows(gates), add=b)                         # (1)
-    w = _padded((H, 4 * H), x.dtype)
-    w[...] = w_h
+    w = np.ascontiguousarray(w_h)
+    if T > 1:                           # a copy does not pay for one step
+        w = _padded((H, 4 * H), x.dtype)
+        w[...] = w_h
     _steps(scratch_for(H, x.dtype), y, c, gates, w, _state(h0, y), _state(c0, y))
     release(height)
     y, c, gates = (a.swapaxes(0, 1) for a in (y, c, gates))

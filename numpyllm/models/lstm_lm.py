@@ -104,11 +104,15 @@ class LSTMLM(Layer):
 
         past (LSTMState of B sequences) takes the tokens in; there is no limit to their number.
         """
+        return self.head.step(self.trunk_step(ids, past), None)
+
+    def trunk_step(self, ids, past):
+        """As step, everything below the head -> h (B, T, C)."""
         x, _ = self.embedding.forward(self.check_ids(ids))
         for block, state in zip(self.blocks, past.layers(), strict=True):
             x = block.step(x, state)
         past.lengths += x.shape[1]
-        return self.head.step(x, None)
+        return x
 
     def astype(self, dtype):
         """An independent copy in another dtype: float64 or complex128 for checks."""

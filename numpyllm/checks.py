@@ -12,8 +12,8 @@ import numpy as np
 from . import ops as text
 from .gradcheck import check_gradients, check_op
 from .layers import (MLP, Block, CausalSelfAttention, CrossAttention, DecoderBlock, Dropout, EncoderBlock, GatedMLP, Head, LayerNorm, Linear,
-                     RMSNorm, Rotary, SelfAttention, SinusoidalEmbedding, TokenEmbedding, TokenPositionEmbedding)
-from .models import GPT, EncoderDecoder, EncoderDecoderConfig, GPTConfig
+                     LSTMBlock, RMSNorm, Rotary, SelfAttention, SinusoidalEmbedding, TokenEmbedding, TokenPositionEmbedding)
+from .models import GPT, LSTMLM, EncoderDecoder, EncoderDecoderConfig, GPTConfig, LSTMConfig
 from .parameters import Parameters
 from .random import Draws
 
@@ -157,6 +157,15 @@ def _padding(rng, z):
     return text.padding_spans(_lengths(rng, z, z.S), z.T)
 
 
+def _lstm(rng, z, ops, bias=True, state=True):
+    """x w_x and h w_h are of order one, so that no gate is saturated."""
+    inputs = {"x": rng.standard_normal((z.B, z.T, z.C)), "w_x": rng.standard_normal((z.C, 4 * z.F)) / np.sqrt(z.C),
+              "w_h": rng.standard_normal((z.F, 4 * z.F)) / np.sqrt(z.F)}
+    inputs |= {"b": rng.standard_normal(4 * z.F)} if bias else {}
+    inputs |= {"h0": rng.standard_normal((z.B, z.F)), "c0": rng.standard_normal((z.B, z.F))} if state else {}
+    return Case(ops.lstm_forward, ops.lstm_backward, inputs)
+
+
 def _targets(rng, z):
     return rng.integers(-1, z.V, (z.B, z.T))       # -1: nothing is asked
 
@@ -211,6 +220,8 @@ OPS = {
     "silu": lambda *a: _activation(*a, name="silu"),
     "swiglu": _swiglu,
     "attention, padding": lambda *a: _attention(*a, spans=_padding),
+    "lstm": _lstm,
+    "lstm, no bias, no state": lambda *a: _lstm(*a, bias=False, state=False),
     "cross_entropy": _cross_entropy,
     "cross_entropy, smoothed": lambda *a: _cross_entropy(*a, label_smoothing=0.2),
     "head_loss": _head_loss,
@@ -262,9 +273,9 @@ def _layer(make, shape=lambda z: (z.B, z.T, z.H * z.D), call=lambda layer, x: la
     return lambda rng, z, ops: _bound_case(rng, lambda: make(z), ops, call, back, _spread_rows(rng, *shape(z)))
 
 
-def _embedding_layer(rng, z, ops):
+def _embedding_layer(rng, z, ops, make=lambda z: TokenPositionEmbedding(z.V, z.S, z.C)):
     ids = rng.integers(0, z.V, (z.B, z.T))
-    return _bound_case(rng, lambda: TokenPositionEmbedding(z.V, z.S, z.C), ops, lambda layer: layer.forward(ids),
+    return _bound_case(rng, lambda: make(z), ops, lambda layer: layer.forward(ids),
                        lambda layer, dy, cache: layer.backward(dy, cache))
 
 
@@ -322,6 +333,7 @@ LAYERS = {
                                   back=lambda layer, ds, dy, cache: 3 * layer.stream_backward(ds, dy, cache)),
     "Dropout": _layer(lambda z: Dropout(0.3), **DROP),
     "TokenPositionEmbedding": _embedding_layer,
+    "TokenEmbedding": lambda *a: _embedding_layer(*a, make=lambda z: TokenEmbedding(z.V, z.C, std=1.0)),
     "CausalSelfAttention": _layer(lambda z: CausalSelfAttention(z.H * z.D, z.H)),
     "CausalSelfAttention, dropout": _layer(lambda z: CausalSelfAttention(z.H * z.D, z.H, dropout=0.3), **DROP),
     "MLP": _layer(lambda z: MLP(z.H * z.D)),
@@ -346,14 +358,24 @@ LAYERS = {
     "DecoderBlock, pre-norm": _two_inputs(lambda z: DecoderBlock(z.H * z.D, z.H, pre_norm=True)),
     "DecoderBlock, post-norm": _two_inputs(lambda z: DecoderBlock(z.H * z.D, z.H, pre_norm=False)),
     "SinusoidalEmbedding": _sinusoidal_embedding,
+    "LSTMBlock": _layer(lambda z: LSTMBlock(z.C), lambda z: (z.B, z.T, z.C)),
+    "LSTMBlock, dropout": _layer(lambda z: LSTMBlock(z.C, dropout=0.3), lambda z: (z.B, z.T, z.C), **DROP),
     "Head": _layer(lambda z: Head(z.C, z.V), lambda z: (z.B, z.T, z.C)),
 }
 
 
-def _gpt(rng, z, ops, logits=False, recompute=False, **choices):
+def _gpt(rng, z, ops, **choices):
     size = 2 * z.D if choices.get("position") == "rotary" else z.D
     heads = 2 * z.H if "n_kv_head" in choices else z.H
-    config = GPTConfig(n_layer=2, n_head=heads, n_embd=heads * size, block_size=z.S, vocab_size=z.V, **choices)
+    return _model(rng, z, ops, GPT, GPTConfig, n_head=heads, n_embd=heads * size, **choices)
+
+
+def _lstm_lm(rng, z, ops, **choices):
+    return _model(rng, z, ops, LSTMLM, LSTMConfig, n_embd=z.C, **choices)
+
+
+def _model(rng, z, ops, model_class, config_class, logits=False, recompute=False, **choices):
+    config = config_class(n_layer=2, block_size=z.S, vocab_size=z.V, **choices)
     ids, targets = rng.integers(0, z.V, (z.B, z.T)), _targets(rng, z)
     draws = Draws(0) if config.dropout else None
 
@@ -368,7 +390,7 @@ def _gpt(rng, z, ops, logits=False, recompute=False, **choices):
         call, back = lambda model: model.forward(ids, draws), lambda model, dy, cache: model.backward(dy, cache)
     else:
         call, back = loss, loss_back
-    return _bound_case(rng, lambda: GPT(config, ops=ops, recompute=recompute), ops, call, back)
+    return _bound_case(rng, lambda: model_class(config, ops=ops, recompute=recompute), ops, call, back)
 
 
 def _encoder_decoder(rng, z, ops, logits=False, n_layer=2, **choices):
@@ -412,6 +434,10 @@ MODELS = {
     "EncoderDecoder, post, shared": lambda *a: _encoder_decoder(*a, pre_norm=False, shared=True),
     "EncoderDecoder, post, untied": lambda *a: _encoder_decoder(*a, n_layer=1, pre_norm=False, tied=False, bias=False,
                                                                 dropout=0.3),
+    "LSTM, tied": _lstm_lm,
+    "LSTM, tied, from logits": lambda *a: _lstm_lm(*a, logits=True),
+    "LSTM, untied, dropout": lambda *a: _lstm_lm(*a, tied=False, dropout=0.3),
+    "LSTM, tied, dropout, recomputed": lambda *a: _lstm_lm(*a, dropout=0.3, recompute=True),
 }
 
 CASES = OPS | LAYERS | MODELS

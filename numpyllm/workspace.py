@@ -100,6 +100,6 @@ def release(height, keep=None):
     kept = keep.copy() if workspace.poison else keep
     workspace.release(height)
     place = workspace.take(keep.shape, keep.dtype)
-    if workspace.poison or place.ctypes.data != keep.ctypes.data:
+    if workspace.poison or place.ctypes.data != keep.ctypes.data or not keep.flags.c_contiguous:
         np.copyto(place, kept)
     return place

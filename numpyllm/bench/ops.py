@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 from .. import blas
 from ..backend import load_backend
-from ..models import GPT
 from ..training import AdamW
 from ..training.compile import compile_kernels
 from ..training.replicas import Replicas
@@ -25,7 +24,7 @@ def bench_ops(size_name, *, seconds, log):
     backend, spent = load_backend("numba"), defaultdict(list)
     timed = SimpleNamespace(**{name: _timed(name, op, spent) if callable(op) else op for name, op in vars(backend).items()})
     bandwidth, ceiling = _bandwidth(), sgemm_ceiling(1)
-    model = GPT(size.config, ops=backend)
+    model = size.model(size.config, ops=backend)
     compile_kernels(model, log)
     model.bind(model.parameters, timed)
     optimizer = AdamW(model.parameters, timed, beta1=BETAS[0], beta2=BETAS[1], weight_decay=WEIGHT_DECAY)
@@ -75,6 +74,10 @@ def _flops(name, args, arrays):
         q = args[0]
         B, T, H, D = q.shape
         return (2 if name == "attention_forward" else 5) * B * H * D * T * T          # half of it below the diagonal
+    if name.startswith("lstm"):
+        x, w_h = (args[0], args[2]) if name == "lstm_forward" else (args[2].x, args[2].w_h)
+        rows = x.size // x.shape[-1]
+        return (2 if name == "lstm_forward" else 4) * rows * (x.shape[-1] + w_h.shape[0]) * w_h.shape[1]
     return 0
 
 

@@ -11,8 +11,6 @@ import numpy as np
 from .. import blas
 from ..backend import load_backend
 from ..errors import InputError
-from ..models import GPT
-from ..models.estimate import step_flops
 from .sizes import SIZES
 from .worker import random_batch
 
@@ -26,11 +24,11 @@ def validate(size_name):
     """
     size = SIZES[size_name]
     ids, targets = (a[:2] for a in random_batch(size))
-    model = GPT(size.config, ops=load_backend("numba"))
+    model = size.model(size.config, ops=load_backend("numba"))
     with blas.limited(1):                       # as in replicas: then the products are ours, too
         loss, _ = model.loss_and_gradients(ids, targets)
     found = model.parameters.grad.copy()
-    reference = GPT(size.config, parameters=model.parameters)
+    reference = size.model(size.config, parameters=model.parameters)
     model.parameters.clear_gradients()
     true_loss, _ = reference.loss_and_gradients(ids, targets)
     true = model.parameters.grad
@@ -130,7 +128,7 @@ def bench_train(size_name, *, peer, threads, seconds, log):
     ceiling = sgemm_ceiling(threads)
     contestants = compete(("numpyllm", *([peer] if peer else [])), size_name, threads, seconds)
     ours = contestants[0]
-    gflops = step_flops(size.config, size.batch_size) / ours.ms / 1e6
+    gflops = size.model(size.config, seed=None).estimate(size.batch_size).flops / ours.ms / 1e6
     figures = {"size": size_name, "ms": ours.ms, "peer_ms": None, "ratio": None,
                "tokens_per_s": size.batch_size * size.config.block_size / ours.ms * 1e3, "gflops": gflops,
                "ceiling_share": gflops / ceiling, "peak_mb": ours.peak_mb, "peer_peak_mb": None}

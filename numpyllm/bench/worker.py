@@ -20,11 +20,10 @@ from .sizes import BETAS, CLIP, LEARNING_RATE, SIZES, WEIGHT_DECAY
 def numpyllm_step(size, threads, stack):
     from .. import blas
     from ..backend import load_backend
-    from ..models import GPT
     from ..training import AdamW
     from ..training.compile import compile_kernels
     from ..training.replicas import Replicas
-    model = GPT(size.config, ops=load_backend("numba"))
+    model = size.model(size.config, ops=load_backend("numba"))
     compile_kernels(model, log=lambda line: None)
     optimizer = AdamW(model.parameters, model.ops, beta1=BETAS[0], beta2=BETAS[1], weight_decay=WEIGHT_DECAY)
     replicas = Replicas(model, min(threads, size.batch_size))
@@ -36,10 +35,12 @@ def numpyllm_step(size, threads, stack):
 def torch_step(size, threads, stack, *, compiled=False, bf16=False):
     import torch
 
+    from ..models import LSTMLM
     from .torch_gpt import TorchGPT
+    from .torch_lstm import TorchLSTM
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    module = TorchGPT(size.config)
+    module = (TorchLSTM if size.model is LSTMLM else TorchGPT)(size.config)
     optimizer = torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
     forward = torch.compile(module) if compiled else module
     ids, targets = (torch.from_numpy(a) for a in random_batch(size))

@@ -11,6 +11,7 @@ from ..bench.train import bench_train
 from ..bench.worker import TRAIN
 from ..data import load_text, source_text
 from ..errors import InputError
+from ..models import GPT
 from ..training.replicas import physical_cores
 from .arguments import Parser, at_least
 
@@ -50,6 +51,8 @@ def main(argv=None):
     elif args.what == "ops":
         figures = bench_ops(args.size, seconds=args.seconds, log=log)
     elif args.what == "generate":
+        if SIZES[args.size].model is not GPT:
+            raise InputError(f"bench generate times a GPT, got the size {args.size}: choose another")
         figures = bench_generate(args.size, peer=args.peer, threads=args.threads or physical_cores(), seconds=args.seconds, log=log)
     else:
         most = int(args.megabytes * 1e6)

@@ -6,7 +6,7 @@ from ..backend import load_backend
 from ..data import Batches
 from ..doctor import Patient, examine
 from ..errors import InputError
-from ..models import GPT, GPTConfig
+from ..models import GPT, GPTConfig, architecture_of
 from ..models.estimate import estimate, refuse_what_cannot_fit
 from ..training import TrainConfig, load_model
 from ..training.compile import compile_kernels
@@ -46,6 +46,9 @@ def admit(args):
         model, tokenizer, state = load_model(args.model, ops=ops)
         stored = state["train"] | {"threads": None}         # those of the machine that it was trained on
         data = state["facts"].get("data") if data is None else data
+    kind = args.architecture if model is None else architecture_of(model)
+    if kind != "gpt":
+        raise InputError(f"the doctor examines a gpt, got the architecture {kind}: numpyllm gradcheck proves its gradients")
     config = config_from(GPTConfig, args) if model is None else model.config
     train = config_from(TrainConfig, args, stored=stored)
     refuse_what_cannot_fit(estimate(config, train.batch_size).total_bytes)

@@ -5,7 +5,7 @@ import time
 
 from ..backend import BACKENDS, load_backend
 from ..errors import InputError
-from ..inference import KINDS, Continuation, Decoder, Sampling, beam_search, stream
+from ..inference import KINDS, Continuation, Sampling, beam_search, make_decoder, stream
 from ..interop import load_decodable
 from .arguments import Parser, at_least
 
@@ -22,7 +22,7 @@ def add_decoding_options(parser):
 def load(args, *, sequences=1):
     """-> Decoder of so many sequences, to be closed, and tokenizer, for these options."""
     model, stored, tokenizer = load_decodable(args.model, weights=args.weights, ops=load_backend(args.backend))
-    return Decoder(model, sequences=sequences, weights=stored, threads=args.threads), tokenizer
+    return make_decoder(model, sequences=sequences, weights=stored, threads=args.threads), tokenizer
 
 
 def main(argv=None):

@@ -14,11 +14,11 @@ from ..errors import InputError
 from ..files import write_json
 from ..inference import generate_text
 from ..interop import load_model
-from ..models import GPT, GPTConfig
-from ..models.estimate import estimate, refuse_what_cannot_fit
+from ..models import ARCHITECTURES, GPTConfig, LSTMConfig, architecture_of
+from ..models.estimate import refuse_what_cannot_fit
 from ..tokenizer import BytePairTokenizer, CharacterTokenizer
 from ..training import RunFolder, TrainConfig, Trainer, load_checkpoint, newest_checkpoint
-from ..training.checkpoint import make_config
+from ..training.checkpoint import architecture, make_config
 from ..training.environment import environment
 from ..training.samples import SampleLog
 from ..training.tensorboard import TensorBoard
@@ -28,6 +28,7 @@ from .sources import open_source
 SIZES = ("n_layer", "n_head", "n_embd", "block_size", "bias", "tied", "exact_gelu", "norm_eps")
 OPTIONS = {
     "data": "text file, folder of them, or tokens: see numpyllm data (default: the embedded corpus)",
+    "architecture": f"{' or '.join(ARCHITECTURES)}; of the options in GPTConfig, an lstm has {', '.join(f.name for f in fields(LSTMConfig))}",
     "tokenizer": "bpe or character, trained on the text; or a vocabulary's file",
     "init_from": "folder of a model to begin with, of its sizes and with its tokenizer: a run, or a GPT-2 in Hugging Face's layout",
     "out_dir": "folder of the run",
@@ -52,20 +53,22 @@ class Settled(NamedTuple):
     run: RunFolder
     checkpoint: Path | None     # to go on from
     state: dict                 # of it
-    model: GPTConfig
+    model: GPTConfig | LSTMConfig
     train: TrainConfig
     options: dict               # the names of OPTIONS
-    beginning: tuple | None     # (GPT, tokenizer) that a new run begins with
+    beginning: tuple | None     # (model, tokenizer) that a new run begins with
+    architecture: str           # of ARCHITECTURES
 
     def table(self):
         """All of it as one flat table, which as a configuration's file gives the same run again."""
-        return self.options | asdict(self.model) | asdict(self.train)
+        return self.options | {"architecture": self.architecture} | asdict(self.model) | asdict(self.train)
 
 
 def add_run_options(parser, *, out_dir, data_help=OPTIONS["data"], sample_prompt=None):
-    """The options of a run beside its GPTConfig and TrainConfig."""
+    """The options of a run beside its model's configuration and TrainConfig."""
     parser.add_argument("--data", default=None, metavar="PATH", help=data_help)
     parser.add_argument("--out_dir", default=out_dir, metavar="DIR", help=OPTIONS["out_dir"])
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default="gpt", help=OPTIONS["architecture"])
     parser.add_argument("--backend", choices=BACKENDS, default="numba", help=OPTIONS["backend"])
     parser.add_argument("--resume", action="store_true", help="go on with the run in out_dir")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in out_dir")
@@ -89,15 +92,18 @@ def settle(args):
         checkpoint = newest_checkpoint(run.path)
         _, state, _ = load_checkpoint(checkpoint)
         facts = _recorded_facts(checkpoint, state)
-        make_config(GPTConfig, state["model"], checkpoint), make_config(TrainConfig, state["train"], checkpoint)
+        kind = _the_same_kind(args, architecture(state, checkpoint), "the run to resume")
+        make_config(ARCHITECTURES[kind].config, state["model"], checkpoint), make_config(TrainConfig, state["train"], checkpoint)
         options |= {name: facts[name] for name in ("data", "backend", *KEPT) if name in facts and name not in args.given}
         if options.get("init_from") != facts.get("init_from"):
             raise InputError("--resume goes on with a run and --init_from begins one: give one of them")
-        model = config_from(GPTConfig, args, stored=state["model"], binding=SIZES)
+        model = _model_config(kind, args, stored=state["model"], binding=SIZES)
     elif options.get("init_from"):
         beginning, model = _begin_from(options["init_from"], args)
+        kind = architecture_of(beginning[0])
     else:
-        model = config_from(GPTConfig, args)
+        kind = options["architecture"]
+        model = _model_config(kind, args)
     if options.get("init_from"):
         options["tokenizer"] = None         # it comes with the model
     train = config_from(TrainConfig, args, stored=state["train"])
@@ -106,18 +112,35 @@ def settle(args):
     if options["histogram_interval"] % train.log_interval:
         raise InputError(f"histogram_interval must be a multiple of log_interval, got {options['histogram_interval']} and "
                          f"{train.log_interval}")
-    return Settled(run, checkpoint, state, model, train, options, beginning)
+    return Settled(run, checkpoint, state, model, train, options, beginning, kind)
+
+
+def _the_same_kind(args, kind, whose):
+    """This architecture. InputError if the flags ask for another."""
+    if "architecture" in args.given and args.architecture != kind:
+        raise InputError(f"{whose} is of architecture {kind}, got --architecture {args.architecture}: leave the flag out")
+    return kind
+
+
+def _model_config(kind, args, **settings):
+    """config_from for a model of this architecture. InputError for flags that are another's."""
+    known = {name: {field.name for field in fields(ARCHITECTURES[name].config)} for name in ARCHITECTURES}
+    foreign = sorted(args.given & set().union(*known.values()) - known[kind])
+    if foreign:
+        raise InputError(f"the architecture {kind} has no {foreign[0]}, got --{foreign[0]} {getattr(args, foreign[0])}: leave it out")
+    return config_from(ARCHITECTURES[kind].config, args, **settings)
 
 
 def _begin_from(folder, args):
-    """-> (the model to begin with, its tokenizer), GPTConfig. Flags may shorten the context and set the dropout, nothing else."""
+    """-> (the model to begin with, its tokenizer), its configuration. Flags may shorten the context and set the dropout, nothing else."""
     if "tokenizer" in args.given:
         raise InputError("a model goes with its own tokenizer: give --init_from or --tokenizer")
     begun, tokenizer = load_model(folder, dropout=args.dropout if "dropout" in args.given else None)
     if tokenizer is None:
         raise InputError(f"{folder} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt): put the model's there")
-    config = config_from(GPTConfig, args, stored=asdict(begun.config), whose=folder, binding={"vocab_size", *SIZES} - {"block_size"})
-    if config.block_size > begun.config.block_size:
+    kind = _the_same_kind(args, architecture_of(begun), folder)
+    config = _model_config(kind, args, stored=asdict(begun.config), whose=folder, binding={"vocab_size", *SIZES} - {"block_size"})
+    if kind == "gpt" and config.block_size > begun.config.block_size:
         raise InputError(f"block_size must be at most {begun.config.block_size}, for {folder} has learned no more positions, got "
                          f"{config.block_size}")
     return (begun, tokenizer), config
@@ -129,9 +152,9 @@ def start(args, make_tokenizer, *, prepared=False, log=print):
     make_tokenizer(train_text, text) is called for a new run on a text; prepared says whether tokens may be given instead. A resumed one has its tokenizer, sizes, backend and text on
     record, and flags that contradict its sizes or its text are an InputError.
     """
-    run, checkpoint, state, model_config, train_config, options, beginning = settled = settle(args)
+    run, checkpoint, state, model_config, train_config, options, beginning, kind = settled = settle(args)
     source = options["data"]
-    refuse_what_cannot_fit(estimate(model_config, train_config.batch_size).total_bytes)
+    refuse_what_cannot_fit(ARCHITECTURES[kind].estimate(model_config, train_config.batch_size).total_bytes)
     board = TensorBoard(run.path, histogram_interval=options["histogram_interval"]) if options["tensorboard"] else None
 
     log(f"reading {source or 'the embedded corpus'}")
@@ -143,8 +166,9 @@ def start(args, make_tokenizer, *, prepared=False, log=print):
                          sha256=state["facts"]["sha256"] if checkpoint else None)
     tokenizer = opened.tokenizer
     if not checkpoint and not beginning:
-        model_config = config_from(GPTConfig, args, vocab_size=tokenizer.n_vocab)
-    model = GPT(model_config, seed=train_config.seed, ops=load_backend(options["backend"]), recompute=train_config.recompute)
+        model_config = _model_config(kind, args, vocab_size=tokenizer.n_vocab)
+    model = ARCHITECTURES[kind].model(model_config, seed=train_config.seed, ops=load_backend(options["backend"]),
+                                      recompute=train_config.recompute)
     if beginning:
         for name in model.parameters:
             target = model.parameters[name]

@@ -1,4 +1,4 @@
-"""numpyllm train: train a GPT on a text, by flags, a configuration's file, or both."""
+"""numpyllm train: train a model on a text, by flags, a configuration's file, or both."""
 
 import shlex
 
@@ -10,11 +10,12 @@ from .start import OPTIONS, add_run_options, comments, settle, start, tokenizer_
 
 
 def main(argv=None):
-    parser = Parser(prog="numpyllm train", description="Train a GPT on a text.", epilog="""examples:
+    parser = Parser(prog="numpyllm train", description="Train a GPT, or an LSTM, on a text.", epilog="""examples:
   numpyllm train --config tiny
   numpyllm train --config shakespeare-char --data tinyshakespeare.txt --max_iters 500
   numpyllm train --config my.toml --print_config > whole.toml
   numpyllm train --init_from gpt2 --block_size 256 --learning_rate 1e-4 --data book.txt
+  numpyllm train --architecture lstm --n_layer 2 --n_embd 256 --learning_rate 3e-3
   numpyllm train --resume --out_dir out/tiny""")
     parser.add_config_file(leave_out=("resume", "overwrite", "print_config"))
     parser.add_argument("--print_config", action="store_true", help="print the whole configuration as TOML, and do nothing")

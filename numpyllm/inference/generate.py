@@ -1,6 +1,6 @@
 """Text from a model, one token after another.
 
-`model` is a GPT, or a Decoder that was made from one: making it takes time, so who generates often makes it once.
+`model` is a GPT or an LSTMLM, or a Decoder that was made from one: making it takes time, so who generates often makes it once.
 """
 
 from contextlib import contextmanager, nullcontext
@@ -9,6 +9,7 @@ from .continuation import Continuation, TextStream
 from .decoder import Decoder
 from .lookup import propose
 from .sampling import Sampling
+from .state_decoder import make_decoder
 
 
 def generate(model, ids, max_new_tokens, *, seed=0, stop_token=None, lookup=0, **sampling):
@@ -84,6 +85,6 @@ def stream(decoder, tokenizer, text, *, stops=(), lookup=0):
 
 @contextmanager
 def open_decoder(model, sequences=1):
-    """A Decoder as it is, or one for a GPT, closed at the end."""
-    with nullcontext(model) if isinstance(model, Decoder) else Decoder(model, sequences=sequences) as decoder:
+    """A Decoder as it is, or one for a model, closed at the end."""
+    with nullcontext(model) if isinstance(model, Decoder) else make_decoder(model, sequences=sequences) as decoder:
         yield decoder

@@ -6,11 +6,12 @@ from pathlib import Path
 from .. import ops as text
 from .. import training
 from ..errors import InputError
+from ..models import architecture_of
 from .pretrained import is_pretrained, load_pretrained
 
 
 def load_model(folder, *, ops=text, dropout=None):
-    """The model of a run (its newest), of a checkpoint, or in Hugging Face's layout -> GPT, tokenizer or None.
+    """The model of a run (its newest), of a checkpoint, or in Hugging Face's layout -> model, tokenizer or None.
 
     dropout is for a folder of theirs that has several. Raises InputError as training.load_model and load_pretrained do.
     """
@@ -33,6 +34,6 @@ def save_model(folder, model, tokenizer, *, source=None):
             raise InputError(f"{folder}: must not be there yet, or be empty: name another folder")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
-    state = {"step": 0, "model": asdict(model.config), "train": {}, "facts": {"converted_from": source},
+    state = {"step": 0, "architecture": architecture_of(model), "model": asdict(model.config), "train": {}, "facts": {"converted_from": source},
              "layout": model.parameters.layout, "metrics_bytes": 0}
     training.save_checkpoint(folder, {"params": model.parameters.data}, state, tokenizer)

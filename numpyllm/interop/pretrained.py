@@ -93,6 +93,8 @@ def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
     types than float32 or float64 or with values that are no numbers, a tokenizer of characters, and a full disk.
     """
     safetensors, numpy_side = load_extra("safetensors", "hf"), load_extra("safetensors.numpy", "hf")
+    if not isinstance(model, GPT):
+        raise InputError(f"Hugging Face's layout here is GPT-2's, got a {type(model).__name__}: keep its checkpoint")
     parameters = model.parameters
     if parameters.dtype not in (np.float32, np.float64) or not np.isfinite(parameters.data).all():
         raise InputError("a model to save must have finite numbers of type float32 or float64, this one of "

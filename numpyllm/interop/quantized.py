@@ -13,8 +13,8 @@ import numpy as np
 from .. import tokenizer as tokenizers
 from ..errors import InputError
 from ..inference.weights import StoredWeights, check_kind, matrix_shapes
-from ..models import GPT, GPTConfig
-from ..training.checkpoint import load_checkpoint, make_config, newest_checkpoint, restore, save_checkpoint
+from ..models import architecture_of
+from ..training.checkpoint import load_checkpoint, make_model, newest_checkpoint, restore, save_checkpoint
 from .pretrained import is_pretrained, load_pretrained
 
 
@@ -23,12 +23,12 @@ def save_quantized(folder, model, stored, tokenizer):
     flat = lambda arrays: np.concatenate([array.reshape(-1) for array in arrays])
     arrays = {"params": flat(model.parameters[name] for name in _others(model)), "matrices": flat(stored.rows.values()),
               "scales": flat(stored.scales.values())}
-    state = {"step": 0, "model": vars(model.config), "train": {}, "facts": {}, "layout": {}, "metrics_bytes": 0}
+    state = {"step": 0, "architecture": architecture_of(model), "model": vars(model.config), "train": {}, "facts": {}, "layout": {}, "metrics_bytes": 0}
     save_checkpoint(folder, arrays, state | {"weights": stored.kind}, tokenizer)
 
 
 def load_decodable(path, *, weights=None, ops):
-    """A run's folder, a checkpoint's, one of `save_quantized`, or one in Hugging Face's layout -> GPT, StoredWeights, tokenizer.
+    """A run's folder, a checkpoint's, one of `save_quantized`, or one in Hugging Face's layout -> model, StoredWeights, tokenizer.
 
     weights: how they are to be stored; None as they are. Raises InputError for a folder that holds no model, and for weights
     that were rounded already and are asked for otherwise.
@@ -40,7 +40,7 @@ def load_decodable(path, *, weights=None, ops):
         return model, StoredWeights(model, weights or "float32"), tokenizer
     folder = newest_checkpoint(path)
     arrays, state, tokenizer_path = load_checkpoint(folder)
-    model = GPT(make_config(GPTConfig, state["model"], folder), ops=ops, seed=None)
+    model = make_model(state, folder, ops=ops)
     kind = state.get("weights", "float32")
     check_kind(kind)
     if kind == "float32":

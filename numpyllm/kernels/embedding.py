@@ -33,6 +33,27 @@ def _scatter(dwte, dwpe, dy, ids, start):
                 dwpe[start + t, c] += dy[b, t, c]
 
 
+@jit
+def _scatter_rows(dw, dy, ids):
+    B, T, C = dy.shape
+    for b in range(B):
+        for t in range(T):
+            i = ids[b, t]
+            for c in range(C):
+                dw[i, c] += dy[b, t, c]
+
+
+def embedding_backward(dy, cache, *, out=None, add=False):
+    ids, n_rows = cache
+    if ids.ndim != 2:
+        return text.embedding_backward(dy, cache, out=out, add=add)
+    dw = target(out, 0, like=dy, shape=(n_rows, dy.shape[-1]), strided=True)
+    if not add:
+        dw[...] = 0
+    _scatter_rows(dw, np.ascontiguousarray(dy), ids)
+    return deliver((dw,), out)
+
+
 def token_position_forward(ids, wte, wpe, *, start=0):
     if any_complex(wte, wpe):
         return text.token_position_forward(ids, wte, wpe, start=start)

@@ -219,7 +219,7 @@ class _Vectors:
         return self.builder.icmp_signed("<", numbers, self.spread(n))
 
 
-_many_rows, _four_rows, _one_row = _tile(ROWS), _tile(4), _tile(1)
+_many_rows, _eight_rows, _four_rows, _one_row = _tile(ROWS), _tile(8), _tile(4), _tile(1)
 
 
 @jit
@@ -259,13 +259,15 @@ def product(scratch, c, c_row, d, d_row, a, a_row, a_column, b, b_row, b_column,
                               b_column, min(lanes, width - v), min(lanes, depth - i))
             i = 0
             while i < M:
-                rows = ROWS if i + ROWS <= M else 4 if i + 4 <= M else 1
+                rows = ROWS if i + ROWS <= M else 8 if i + 8 <= M else 4 if i + 4 <= M else 1
                 to, row = c + size * (i * c_row + j), a + size * (i * a_row + k * a_column)
                 added = d + size * (i * d_row + j) if d != 0 else 0
                 i += rows
                 following = row + size * rows * a_row if i < M else row
                 if rows == ROWS:
                     _many_rows(real, to, c_row, width, added, d_row, row, a_row, a_column, following, panel, depth)
+                elif rows == 8:
+                    _eight_rows(real, to, c_row, width, added, d_row, row, a_row, a_column, following, panel, depth)
                 elif rows == 4:
                     _four_rows(real, to, c_row, width, added, d_row, row, a_row, a_column, following, panel, depth)
                 else:

@@ -7,9 +7,10 @@ from .block import Block
 from .cross_attention import CrossAttention, SelfAttention
 from .encoder_decoder import DecoderBlock, EncoderBlock, SinusoidalEmbedding, Sublayer
 from .head import Head
+from .lstm import LSTMBlock, LSTMState
 from .mlp import MLP, GatedMLP
 from .past import Past
 
-__all__ = ["MLP", "Block", "CausalSelfAttention", "CrossAttention", "DecoderBlock", "Dropout", "EncoderBlock", "GatedMLP", "Head", "Layer",
-           "LayerNorm", "Linear", "Past", "RMSNorm", "Rotary", "SelfAttention", "SinusoidalEmbedding", "Sublayer", "TokenEmbedding",
-           "TokenPositionEmbedding"]
+__all__ = ["MLP", "Block", "CausalSelfAttention", "CrossAttention", "DecoderBlock", "Dropout", "EncoderBlock", "GatedMLP", "Head",
+           "LSTMBlock", "LSTMState", "Layer", "LayerNorm", "Linear", "Past", "RMSNorm", "Rotary", "SelfAttention",
+           "SinusoidalEmbedding", "Sublayer", "TokenEmbedding", "TokenPositionEmbedding"]

@@ -138,23 +138,24 @@ class TokenPositionEmbedding(Layer):
 class TokenEmbedding(Layer):
     """A learned vector for each token; positions, if the model is told them here, are a table that is not learned."""
 
-    def __init__(self, vocab_size, n_embd, *, positions=None):
-        self.vocab_size, self.n_embd, self.positions = vocab_size, n_embd, positions        # (T_max, C) or None
+    def __init__(self, vocab_size, n_embd, *, positions=None, std=0.02):
+        self.vocab_size, self.n_embd, self.positions, self.std = vocab_size, n_embd, positions, std     # positions (T_max, C) or None
 
     def own_specs(self):
-        return {"wte": ParamSpec((self.vocab_size, self.n_embd), normal(0.02))}
+        return {"wte": ParamSpec((self.vocab_size, self.n_embd), normal(self.std))}
 
     def forward(self, ids):
         x, cache = self.ops.embedding_forward(ids, self.wte)
-        return self._with_positions(x, np.arange(ids.shape[1])), cache
+        return x if self.positions is None else x + self._positions(np.arange(ids.shape[1]), x), cache
 
     def step(self, ids, past):
-        return self._with_positions(self.ops.embedding_forward(ids, self.wte)[0], past.lengths[:, None] + np.arange(ids.shape[1]))
+        x, _ = self.ops.embedding_forward(ids, self.wte)
+        return x if self.positions is None else x + self._positions(past.lengths[:, None] + np.arange(ids.shape[1]), x)
 
     def backward(self, dy, cache):
         """As TokenPositionEmbedding's."""
         with self._parameters.contribution(self._names["wte"]) as (target, add):
             self.ops.embedding_backward(dy, cache, out=(target,), add=add)
 
-    def _with_positions(self, x, positions):
-        return x if self.positions is None else x + self.positions[positions].astype(x.real.dtype)
+    def _positions(self, places, x):
+        return self.positions[places].astype(x.real.dtype)

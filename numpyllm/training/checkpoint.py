@@ -23,7 +23,7 @@ from .. import ops as text
 from .. import tokenizer as tokenizers
 from ..errors import InputError
 from ..files import replacing, sync
-from ..models import GPT, GPTConfig
+from ..models import ARCHITECTURES
 
 VERSION = 2                     # 1: without `version` and `progress`
 CHECKPOINT = "step_{:08d}"      # name of the folder, by the number of steps taken
@@ -122,14 +122,28 @@ def make_config(config_class, values, folder):
         raise InputError(f"{folder / 'state.json'} describes no {config_class.__name__} of this version ({error})") from None
 
 
+def architecture(state, folder):
+    """The name of the architecture that a checkpoint's model has. InputError for one that this version does not know."""
+    name = state.get("architecture", "gpt")             # older checkpoints name none
+    if name not in ARCHITECTURES:
+        raise InputError(f"{folder / 'state.json'} must name one of the architectures {', '.join(ARCHITECTURES)}, got {name!r}")
+    return name
+
+
+def make_model(state, folder, *, ops=text):
+    """The model that a checkpoint's state describes, its parameters still zero. Raises InputError."""
+    kind = ARCHITECTURES[architecture(state, folder)]
+    return kind.model(make_config(kind.config, state["model"], folder), ops=ops, seed=None)
+
+
 def load_model(run, *, ops=text):
-    """The newest model of a run's folder (or a checkpoint's) -> GPT, tokenizer, state. Raises InputError."""
+    """The newest model of a run's folder (or a checkpoint's) -> model, tokenizer, state. Raises InputError."""
     folder = newest_checkpoint(run)
     arrays, state, tokenizer_path = load_checkpoint(folder)
     if "weights" in state:
         raise InputError(f"{folder} holds weights rounded to {state['weights']}, for numpyllm generate and serve alone: take the model "
                          "that it was made from")
-    model = GPT(make_config(GPTConfig, state["model"], folder), ops=ops, seed=None)
+    model = make_model(state, folder, ops=ops)
     restore(folder, arrays, {"params": model.parameters.data})
     return model, tokenizers.load(tokenizer_path), state
 

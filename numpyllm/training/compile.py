@@ -7,7 +7,6 @@ import numpy as np
 
 from .. import blas
 from .. import ops as text
-from ..models import GPT
 from ..random import Draws
 from .config import TrainConfig
 from .optimizer import OPTIMIZERS
@@ -24,8 +23,9 @@ def compile_kernels(model, log=print, config=TrainConfig()):
     started = time.perf_counter()
     announce = lambda: log("compiling kernels for this machine (some seconds, the first time only)")
     with count_compilations(announce) as compiled, blas.limited(1):
-        small = {"n_layer": 1, "n_head": 2, "n_embd": 4, "block_size": 3, "vocab_size": 5, "n_kv_head": 1 if model.config.n_kv_head else 0}
-        toy = GPT(replace(model.config, **small), ops=model.ops, dtype=model.parameters.dtype)
+        sizes = {"n_layer": 1, "n_head": 2, "n_embd": 4, "block_size": 3, "vocab_size": 5, "n_kv_head": min(1, getattr(model.config, "n_kv_head", 0))}
+        sizes = {name: size for name, size in sizes.items() if hasattr(model.config, name)}
+        toy = type(model)(replace(model.config, **sizes), ops=model.ops, dtype=model.parameters.dtype)
         ids = np.ones((2, 3), np.int64)
         toy.loss(ids, ids)
         toy.loss_and_gradients(ids, ids, draws=Draws(0))

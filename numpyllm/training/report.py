@@ -17,8 +17,7 @@ from .. import __version__
 from ..config import read_toml
 from ..errors import InputError
 from ..files import read_json, replacing
-from ..models import GPTConfig
-from ..models.estimate import parameter_count
+from ..models import ARCHITECTURES
 from .chart import COLOURS, Series, line_chart, number, smooth
 from .checkpoint import checkpoints
 from .samples import read_lines
@@ -150,10 +149,12 @@ def _steps(run):
 
 
 def _parameters(config):
-    names = GPTConfig.__dataclass_fields__.keys() & config.keys()       # an older run's has fewer
     try:
-        return f"{parameter_count(GPTConfig(**{name: config[name] for name in names})):,}" if "n_embd" in names else ""
-    except (TypeError, InputError):
+        kind = ARCHITECTURES[config.get("architecture", "gpt")]
+        names = kind.config.__dataclass_fields__.keys() & config.keys()     # an older run's has fewer
+        made = kind.config(**{name: config[name] for name in names})
+        return f"{kind.estimate(made, 1).parameters:,}" if "n_embd" in names else ""
+    except (KeyError, TypeError, InputError):
         return ""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from .. import __version__, blas
 from ..data import Batches
 from ..errors import InputError
+from ..models import architecture_of
 from ..progress import clock
 from ..random import Draws
 from .checkpoint import load_checkpoint, newest_checkpoint, restore
@@ -142,7 +143,7 @@ class Trainer:
         arrays = {"params": self.model.parameters.data} | self.optimizer.state
         progress = {"updates": self.optimizer.steps, "position": self.position, "skipped": self.skipped,
                     "rollbacks": self.rollbacks, "lr_factor": self.lr_factor, "best": self.best, "monitor": self.monitor.state()}
-        state = {"step": self.step, "model": asdict(self.model.config),
+        state = {"step": self.step, "architecture": architecture_of(self.model), "model": asdict(self.model.config),
                  "train": asdict(self.config) | {"threads": len(self.replicas)}, "layout": self.model.parameters.layout,
                  "facts": self.facts, "progress": progress,
                  "versions": {"numpyllm": __version__, "numpy": np.__version__, "python": platform.python_version()}}

@@ -96,6 +96,7 @@ def train(model, config, log=print, report=250):
     """config.max_iters steps on as many threads as there are cores."""
     optimizer = AdamW(model.parameters, model.ops, beta1=config.beta1, beta2=config.beta2, weight_decay=config.weight_decay)
     replicas = Replicas(model, min(config.threads or physical_cores(), config.batch_size))
+    log(f"training on {len(replicas)} thread" + "s" * (len(replicas) > 1))
     trial = held_out_pairs(200, config.seed, "trial")
     started = time.perf_counter()
     with blas.limited(1):                           # each replica has a core of its own
@@ -125,7 +126,7 @@ def main(argv=None):
     parser.add_config(EncoderDecoderConfig, leave_out=("vocab_size", "source_vocab_size", "start_token", "shared"),
                       defaults={"n_embd": 64, "block_size": 72, "label_smoothing": 0.1})
     parser.add_config(TrainConfig, leave_out=[name for name in vars(TrainConfig()) if name not in TRAINING],
-                      defaults={"batch_size": 64, "max_iters": 4000, "learning_rate": 2e-3, "warmup_iters": 200})
+                      defaults={"batch_size": 64, "max_iters": 5000, "learning_rate": 2e-3, "warmup_iters": 200})
     args = parser.parse_args(argv)
     config = config_from(EncoderDecoderConfig, args, vocab_size=STOP + 1, source_vocab_size=len(LETTERS), start_token=START)
     training = config_from(TrainConfig, args)

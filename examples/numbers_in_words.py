@@ -29,7 +29,8 @@ TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 LETTERS = " -abcdefghijklmnopqrstuvwxyz"            # the source's tokens; the target's are the ten digits and these two:
 START, STOP = 10, 11
 DIGITS, HELD_OUT = 6, 97
-TRAINING = ("batch_size", "max_iters", "learning_rate", "warmup_iters", "weight_decay", "beta1", "beta2", "grad_clip", "threads", "seed")
+TRAINING = ("batch_size", "max_iters", "learning_rate", "warmup_iters", "weight_decay", "beta1", "beta2", "grad_clip", "threads",
+            "seed")
 
 
 def in_words(n, with_and=False, hyphen="-"):
@@ -146,8 +147,8 @@ def main(argv=None):
     wrong = [(s, n, words) for s, (n, words) in zip(said, test, strict=True) if s != str(n)]
     print(f"\n{len(test)} held-out pairs: {share_right(said, test):.2%} exactly right")
     sources, targets = encoded(test)
-    loss, count = map(sum, zip(*(model.loss(sources[i:i + 100], targets[i:i + 100]) for i in range(0, len(test), 100)), strict=True))
-    print(f"loss {loss / count:.4f} nats a digit")
+    parts = [model.loss(sources[i:i + 100], targets[i:i + 100]) for i in range(0, len(test), 100)]
+    print(f"loss {sum(loss for loss, _ in parts) / sum(count for _, count in parts):.4f} nats a digit")
     print(f"{len(wrong)} mistakes" + (", the first of them:" if wrong else ""))
     for s, n, words in wrong[:5]:
         print(f"  {words}\n    is {n:,}, read as {s}")

@@ -29,7 +29,8 @@ TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 LETTERS = " -abcdefghijklmnopqrstuvwxyz"            # the source's tokens; the target's are the ten digits and these two:
 START, STOP = 10, 11
 DIGITS, HELD_OUT = 6, 97
-TRAINING = ("batch_size", "max_iters", "learning_rate", "warmup_iters", "weight_decay", "beta1", "beta2", "grad_clip", "threads", "seed")
+TRAINING = ("batch_size", "max_iters", "learning_rate", "warmup_iters", "weight_decay", "beta1", "beta2", "grad_clip", "threads",
+            "seed")
 
 
 def in_words(n, with_and=False, hyphen="-"):
@@ -96,6 +97,7 @@ def train(model, config, log=print, report=250):
     """config.max_iters steps on as many threads as there are cores."""
     optimizer = AdamW(model.parameters, model.ops, beta1=config.beta1, beta2=config.beta2, weight_decay=config.weight_decay)
     replicas = Replicas(model, min(config.threads or physical_cores(), config.batch_size))
+    log(f"training on {len(replicas)} thread" + "s" * (len(replicas) > 1))
     trial = held_out_pairs(200, config.seed, "trial")
     started = time.perf_counter()
     with blas.limited(1):                           # each replica has a core of its own
@@ -125,7 +127,7 @@ def main(argv=None):
     parser.add_config(EncoderDecoderConfig, leave_out=("vocab_size", "source_vocab_size", "start_token", "shared"),
                       defaults={"n_embd": 64, "block_size": 72, "label_smoothing": 0.1})
     parser.add_config(TrainConfig, leave_out=[name for name in vars(TrainConfig()) if name not in TRAINING],
-                      defaults={"batch_size": 64, "max_iters": 4000, "learning_rate": 2e-3, "warmup_iters": 200})
+                      defaults={"batch_size": 64, "max_iters": 5000, "learning_rate": 2e-3, "warmup_iters": 200})
     args = parser.parse_args(argv)
     config = config_from(EncoderDecoderConfig, args, vocab_size=STOP + 1, source_vocab_size=len(LETTERS), start_token=START)
     training = config_from(TrainConfig, args)
@@ -145,8 +147,8 @@ def main(argv=None):
     wrong = [(s, n, words) for s, (n, words) in zip(said, test, strict=True) if s != str(n)]
     print(f"\n{len(test)} held-out pairs: {share_right(said, test):.2%} exactly right")
     sources, targets = encoded(test)
-    loss, count = map(sum, zip(*(model.loss(sources[i:i + 100], targets[i:i + 100]) for i in range(0, len(test), 100)), strict=True))
-    print(f"loss {loss / count:.4f} nats a digit")
+    parts = [model.loss(sources[i:i + 100], targets[i:i + 100]) for i in range(0, len(test), 100)]
+    print(f"loss {sum(loss for loss, _ in parts) / sum(count for _, count in parts):.4f} nats a digit")
     print(f"{len(wrong)} mistakes" + (", the first of them:" if wrong else ""))
     for s, n, words in wrong[:5]:
         print(f"  {words}\n    is {n:,}, read as {s}")

@@ -1,6 +1,7 @@
 """The encoder-decoder: what padding, the future and the cache must not change, its search, its door."""
 
 import math
+import tracemalloc
 from types import SimpleNamespace
 
 import naive
@@ -193,6 +194,21 @@ def test_on_the_twins_in_a_poisoned_workspace_it_is_the_same(pre_norm):
             loss, count, grad = gradients_of(model, draws=Draws(0))
             assert loss == pytest.approx(expected[0], rel=1e-12) and count == 6
             assert np.linalg.norm(grad - expected[2]) <= 1e-12 * np.linalg.norm(grad)
+
+
+def test_a_step_on_the_twins_lives_in_its_workspace():
+    """After the first, no array of the size of an activation (131 kB) comes from the system."""
+    model = EncoderDecoder(EncoderDecoderConfig(n_embd=64, block_size=64, vocab_size=11), ops=kernels)
+    ids, workspace = np.random.default_rng(0).integers(0, 11, (8, 64)), Workspace()
+    for again in (False, False, True):
+        if again:
+            tracemalloc.start()
+        with workspace.activate():
+            model.parameters.clear_gradients()
+            model.loss_and_gradients(ids, ids)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 131_000 and workspace.high_water > 2_000_000
 
 
 def test_replicas_make_the_step_of_one():

@@ -14,11 +14,11 @@ pytestmark = pytest.mark.oracle
 
 
 def copy_sublayers(model, stack, theirs):
-    """Our weights into torch's layers -> [(our name, our columns or rows as a function, their parameter)]."""
+    """Our weights into torch's layers -> [(our name, what ours is in their layout, as a function, their parameter, or that and which
+    rows of it)]."""
     pairs = []
 
     def same(ours, parameter, part=lambda a: a):
-        """part picks what of ours lies in the parameter."""
         with torch.no_grad():
             parameter.copy_(torch.tensor(part(model.parameters[ours])))
         pairs.append((ours, part, parameter))
@@ -27,10 +27,10 @@ def copy_sublayers(model, stack, theirs):
         attentions = {"attn": layer.self_attn} | ({"cross": layer.multihead_attn} if hasattr(layer, "multihead_attn") else {})
         for n, (name, attention) in enumerate(attentions.items(), 1):
             ours = f"{stack}.{i}.{name}.f"
-            joined = lambda kind, ours=ours: np.concatenate([model.parameters[f"{ours}.q.{kind}"].T, model.parameters[f"{ours}.kv.{kind}"].T])
+            weight, bias = (np.concatenate([model.parameters[f"{ours}.{part}.{kind}"].T for part in ("q", "kv")]) for kind in "wb")
             with torch.no_grad():
-                attention.in_proj_weight.copy_(torch.tensor(joined("w")))
-                attention.in_proj_bias.copy_(torch.tensor(joined("b")))
+                attention.in_proj_weight.copy_(torch.tensor(weight))
+                attention.in_proj_bias.copy_(torch.tensor(bias))
             C = model.config.n_embd
             pairs.append((f"{ours}.q.w", np.transpose, (attention.in_proj_weight, slice(0, C))))
             pairs.append((f"{ours}.kv.w", np.transpose, (attention.in_proj_weight, slice(C, None))))
@@ -45,7 +45,7 @@ def copy_sublayers(model, stack, theirs):
         same(f"{ours}.f.down.w", layer.linear2.weight, np.transpose)
         same(f"{ours}.f.down.b", layer.linear2.bias)
         same_norm(same, f"{ours}.norm", getattr(layer, f"norm{len(attentions) + 1}"))
-    return pairs, same
+    return pairs
 
 
 def same_norm(same, ours, theirs):
@@ -70,17 +70,13 @@ def test_logits_loss_and_gradients(pre_norm, tied):
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(c.n_embd, c.n_head, **options), c.n_layer, last(),
                                     enable_nested_tensor=False)
     decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(c.n_embd, c.n_head, **options), c.n_layer, last())
-    pairs, same = copy_sublayers(model, "encoder", encoder.layers)
-    more, _ = copy_sublayers(model, "decoder", decoder.layers)
-    pairs += more
+    pairs = copy_sublayers(model, "encoder", encoder.layers) + copy_sublayers(model, "decoder", decoder.layers)
     if pre_norm:
-        before = len(pairs)
         for ours, theirs in (("encoder_norm", encoder.norm), ("norm", decoder.norm)):
             with torch.no_grad():
                 theirs.weight.copy_(torch.tensor(model.parameters[f"{ours}.w"]))
                 theirs.bias.copy_(torch.tensor(model.parameters[f"{ours}.b"]))
             pairs += [(f"{ours}.w", np.asarray, theirs.weight), (f"{ours}.b", np.asarray, theirs.bias)]
-        assert len(pairs) == before + 4
     tables = {name: torch.tensor(model.parameters[name], requires_grad=True) for name in model.parameters
               if name.endswith("wte") or name == "head.w"}
     pairs += [(name, np.asarray, table) for name, table in tables.items()]

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -30,7 +31,7 @@ def load(name):
     return module.main
 
 
-train_tiny, train_shakespeare = load("train_tiny"), load("train_shakespeare")
+train_tiny, train_shakespeare, numbers_in_words = load("train_tiny"), load("train_shakespeare"), load("numbers_in_words")
 
 
 @pytest.fixture
@@ -82,6 +83,39 @@ def test_train_shakespeare_is_nanogpts_recipe(text, tmp_path, capsys):
                                   "grad_clip", "schedule", "gradient_accumulation_steps")} == {
         "batch_size": 12, "learning_rate": 1e-3, "warmup_iters": 100, "beta1": 0.9, "beta2": 0.99,
         "weight_decay": 0.1, "grad_clip": 1.0, "schedule": "cosine", "gradient_accumulation_steps": 1}
+
+
+def test_numbers_in_words_from_pairs_to_mistakes(capsys):
+    command = ["--max_iters", "3", "--test_pairs", "7", "--n_layer", "1", "--n_head", "2", "--n_embd", "16", "--batch_size", "4",
+               "--threads", "2"]
+    assert guarded(numbers_in_words, command) == 0
+    printed = capsys.readouterr().out
+    for part in ("parameters; for instance", "training on 2 threads", "step     3/3  loss", "7 held-out pairs: 0.00% exactly right",
+                 "nats a digit", "7 mistakes, the first of them:", "what beam search finds in", "probability"):
+        assert part in printed
+    assert guarded(numbers_in_words, command) == 0
+    steady = lambda text: re.sub(" *[0-9]+ ms a step|[0-9]+ s$", "", text, flags=re.MULTILINE)
+    assert steady(capsys.readouterr().out) == steady(printed)
+    assert guarded(numbers_in_words, ["--n_head", "3"]) == 2 and guarded(numbers_in_words, ["--block_size", "9"]) == 2
+
+
+def test_numbers_in_words_writes_numbers_right_and_holds_some_out():
+    example = numbers_in_words.__globals__
+    in_words, pairs, held_out_pairs, encoded = (example[name] for name in ("in_words", "pairs", "held_out_pairs", "encoded"))
+    for n, words, other in ((0, "zero", "zero"), (13, "thirteen", "thirteen"), (40, "forty", "forty"),
+                            (705, "seven hundred five", "seven hundred and five"), (1000, "one thousand", "one thousand"),
+                            (50_021, "fifty thousand twenty-one", "fifty thousand and twenty one"),
+                            (999_999, "nine hundred ninety-nine thousand nine hundred ninety-nine",
+                             "nine hundred and ninety nine thousand nine hundred and ninety nine")):
+        assert (in_words(n), in_words(n, True, " ")) == (words, other)
+    assert len({in_words(n) for n in range(20_000)}) == 20_000
+    learnt, held_out = pairs(3000, 0, "train"), held_out_pairs(3000, 0, "test")
+    assert all(0 < n < 10**6 and n % 97 for n, _ in learnt) and {len(str(n)) for n, _ in learnt} == {1, 2, 3, 4, 5, 6}
+    assert all(n % 97 == 0 for n, _ in held_out) and len({n for n, _ in held_out}) == 3000
+    sources, targets = encoded([(30, "thirty"), (5, "five")])
+    letters = example["LETTERS"]
+    assert ["".join(letters[i] for i in row if i >= 0) for row in sources] == ["thirty", "five"]
+    assert targets.tolist() == [[3, 0, 11], [5, 11, -1]]
 
 
 def test_an_interrupted_run_resumes_to_the_same_bits(text, tmp_path):
@@ -195,3 +229,11 @@ def test_shakespeare_reaches_nanogpts_loss(data_dir, tmp_path, capsys):
                                            str(tmp_path / str(seed)), "--seed", str(seed)]) == 0
         losses.append(float(capsys.readouterr().out.split()[-1]))
     assert sum(losses) / 3 <= 1.91
+
+
+@pytest.mark.thorough
+def test_numbers_in_words_are_read_right_in_99_of_100_cases(capsys):
+    """Held-out numbers, two seeds; some minutes each."""
+    for seed in (1337, 1):
+        assert guarded(numbers_in_words, ["--seed", str(seed)]) == 0
+        assert float(re.search(r"2000 held-out pairs: ([0-9.]+)% exactly right", capsys.readouterr().out)[1]) > 99

@@ -596,7 +596,7 @@ def test_convert_with_and_without_a_tokenizer(tmp_path, capsys, library, checkpo
     (["SOURCE", "--out", "x", "--to", "gguf"], "invalid choice"), (["SOURCE", "--out", "x", "--overwite"], "did you mean --overwrite"),
     (["SOURCE", "--out", "x", "--to", "numpyllm", "--overwrite"], "are for --to hf"),
     (["SOURCE", "--out", "x", "--tokenizer", "t", "--no_tokenizer"], "give one of them"),
-    (["SOURCE", "--out", "x", "--dropout", "0.1"], "--dropout is for a source in Hugging Face's layout")])
+    (["SOURCE", "--out", "x", "--dropout", "0.1"], "--dropout is for a source of others")])
 def test_convert_refuses_with_one_line(tmp_path, capsys, library, checkpoint, monkeypatch, argv, words):
     monkeypatch.chdir(tmp_path)
     before = contents(tmp_path)

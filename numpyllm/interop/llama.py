@@ -14,6 +14,7 @@ from .architecture import HEAD, Architecture, Place, flag, require_keys, require
 
 SIZES = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "hidden_size": "n_embd", "intermediate_size": "n_hidden",
          "max_position_embeddings": "block_size", "vocab_size": "vocab_size"}       # theirs, ours
+MOST = 1e30         # an integer of JSON may be more than any float
 # What must have its default, since nothing here does otherwise: {key: (default, what is done here)}.
 ONLY = {
     "hidden_act": ("silu", "the MLP is SwiGLU, of which SiLU is a part"),
@@ -70,7 +71,11 @@ def _rotary(values, path):
     require_only(rope, {"partial_rotary_factor": ONLY["partial_rotary_factor"]}, path)
     if kind == "linear" and "factor" not in rope:
         raise InputError(f"{path}: rope_type linear must have a factor, got {short(rope)}")
-    return rope.get("rope_theta", values.get("rope_theta", 10000.0)), rope["factor"] if kind == "linear" else 1.0
+    base, scale = rope.get("rope_theta", values.get("rope_theta", 10000.0)), rope["factor"] if kind == "linear" else 1.0
+    for number in (base, scale):
+        if isinstance(number, int) and number > MOST:
+            raise InputError(f"{path}: rope_theta and factor must be numbers below {MOST:g}, got {short(number)}")
+    return base, scale
 
 
 def write_config(config, dtype, end_of_text=None):

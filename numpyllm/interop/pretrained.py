@@ -81,7 +81,10 @@ def _stored(folder):
 def _load_tokenizer(folder, config):
     if not any((folder / name).is_file() for name in IN_A_FOLDER):
         return None
-    tokenizer = tokenizers.load(folder)
+    try:
+        tokenizer = tokenizers.load(folder)
+    except InputError as error:
+        raise InputError(f"{error}; without its tokenizer's files the folder can be read as a model alone") from None
     _check_tokenizer(tokenizer, config, folder)
     return tokenizer
 
@@ -98,7 +101,7 @@ def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
     A model without biases is written with biases of zero where the layout has them, rotary pairs of neighbours as pairs half a
     head apart. A folder that holds anything is
     refused; with overwrite, one that this function wrote is replaced. Raises InputError for that, for a model in other
-    types than float32 or float64 or with values that are no numbers, a tokenizer of characters, and a full disk.
+    types than float32 or float64 or with values that are no numbers, a tokenizer other than BytePairTokenizer, and a full disk.
     """
     safetensors, numpy_side = load_extra("safetensors", "hf"), load_extra("safetensors.numpy", "hf")
     parameters = model.parameters
@@ -107,8 +110,8 @@ def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
                          f"{parameters.dtype} has not")
     if tokenizer is not None:
         if not isinstance(tokenizer, BytePairTokenizer):
-            raise InputError("a vocabulary of characters has no form that Hugging Face's libraries read: save the model "
-                             "without its tokenizer (--no_tokenizer)")
+            raise InputError("a vocabulary of characters, or with scores, has no form that is written here for Hugging Face's "
+                             "libraries: save the model without its tokenizer (--no_tokenizer)")
         _check_tokenizer(tokenizer, model.config, folder)
     end_of_text = None if tokenizer is None else tokenizer.eot_token
     architecture = _architecture_of(model.config)

@@ -13,7 +13,8 @@ from .arguments import Parser, at_least
 def add_decoding_options(parser):
     """Which model decodes, and how."""
     parser.add_argument("--model", required=True, metavar="DIR", 
-                        help="folder of a run, of one checkpoint, of numpyllm quantize, or of a GPT-2 in Hugging Face's layout")
+                        help="folder of a run, of one checkpoint, of numpyllm quantize, or of a GPT-2 or Llama in Hugging Face's layout; "
+                        "or a .bin of llama2.c, its tokenizer.bin beside it")
     parser.add_argument("--weights", choices=KINDS, default=None, help="how weights are stored while decoding (default: as in the folder)")
     parser.add_argument("--threads", type=at_least(1), default=None, help="threads (default: one for a small model, else all cores)")
     parser.add_argument("--backend", choices=BACKENDS, default="numba", help="compiled kernels, or plain NumPy")

@@ -1,4 +1,4 @@
-"""A model's folder of whichever layout: a run, a checkpoint, or Hugging Face's."""
+"""A model's folder of whichever layout: a run, a checkpoint, Hugging Face's, or a file of llama2.c."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,14 +7,18 @@ from .. import ops as text
 from .. import training
 from ..errors import InputError
 from ..models import architecture_of
+from .llama2c import is_llama2c, load_llama2c
 from .pretrained import is_pretrained, load_pretrained
 
 
 def load_model(folder, *, ops=text, dropout=None):
-    """The model of a run (its newest), of a checkpoint, or in Hugging Face's layout -> model, tokenizer or None.
+    """The model of a run (its newest), of a checkpoint, in Hugging Face's layout, or in a .bin of llama2.c -> model, tokenizer or None.
 
-    dropout is for a folder of theirs that has several. Raises InputError as training.load_model and load_pretrained do.
+    dropout is for a model of theirs, which has several or none. Raises InputError as training.load_model, load_pretrained and
+    load_llama2c do.
     """
+    if is_llama2c(folder):
+        return load_llama2c(folder, ops=ops, dropout=dropout)
     if is_pretrained(folder):
         return load_pretrained(folder, ops=ops, dropout=dropout)
     model, tokenizer, _ = training.load_model(folder, ops=ops)

@@ -8,9 +8,8 @@ import re
 from ..errors import InputError
 from ..files import short
 from ..models import GPTConfig
-from .safetensors import READABLE, named
+from .architecture import HEAD, Architecture, Place, flag, require_keys, require_only
 
-PREFIX = "transformer."         # of all but the head, in a model with a head; not in one saved without
 BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")      # causal masks that old versions kept with the weights
 ACTIVATIONS = {"gelu_new": False, "gelu_pytorch_tanh": False, "gelu": True}     # name -> exact_gelu
 SIZES = {"n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "n_positions": "block_size",
@@ -18,7 +17,6 @@ SIZES = {"n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "n_positi
 DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 # What must have its default, since nothing here does otherwise: {key: (default, what is done here)}.
 ONLY = {
-    "model_type": ("gpt2", "only GPT-2 has this layout"),
     "scale_attn_weights": (True, "scores are always divided by the square root of the head's size"),
     "scale_attn_by_inverse_layer_idx": (False, "scores are scaled alike in every layer"),
     "add_cross_attention": (False, "there is no encoder to attend to"),
@@ -33,19 +31,13 @@ def read_config(values, path, *, dropout=None):
 
     InputError, naming the file and the reason, for what a GPT here cannot be.
     """
-    for key, (only, reason) in ONLY.items():
-        if values.get(key, None if key == "model_type" else only) != only:
-            raise InputError(f"{path}: {key} must be {short(only)}, for {reason}; got {short(values.get(key))}")
-    missing = [key for key in SIZES if key not in values]
-    if missing:
-        raise InputError(f"{path}: must hold {', '.join(missing)}")
+    require_only(values, ONLY, path)
+    require_keys(values, SIZES, path)
     activation = values.get("activation_function", "gelu_new")
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise InputError(f"{path}: activation_function must be one of {', '.join(ACTIVATIONS)}, got "
                          f"{short(activation)}")
-    tied = values.get("tie_word_embeddings", True)
-    if not isinstance(tied, bool):
-        raise InputError(f"{path}: tie_word_embeddings must be true or false, got {short(tied)}")
+    tied = flag(values, "tie_word_embeddings", True, path)
     if dropout is None:
         dropout, *others = three = [values.get(key, 0.1) for key in DROPOUTS]
         if any(other != dropout for other in others):
@@ -64,13 +56,7 @@ def read_config(values, path, *, dropout=None):
 
 
 def write_config(config, dtype, end_of_text=None):
-    """The content of a config.json. end_of_text: id of the token that ends a document, if there is one.
-
-    InputError for a model that is no GPT-2.
-    """
-    if other := config.differing():
-        raise InputError(f"GPT-2's layout knows no {', '.join(f'{name}={value}' for name, value in other.items())}: this model can only "
-                         "be kept as a checkpoint")
+    """The content of a config.json. end_of_text: id of the token that ends a document, if there is one."""
     return {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2",
             **{theirs: getattr(config, ours) for theirs, ours in SIZES.items()},
             "n_ctx": config.block_size, "n_inner": None, "activation_function": "gelu" if config.exact_gelu else "gelu_new",
@@ -79,10 +65,10 @@ def write_config(config, dtype, end_of_text=None):
             "torch_dtype": str(dtype)}
 
 
-def tensors(config):
-    """{their name, without PREFIX: (our name, shape)} of all tensors of a model with biases."""
+def tensors(config, values=None):
+    """{their name, without prefix: Place} of all tensors of a model with biases."""
     C, T, V = config.n_embd, config.block_size, config.vocab_size
-    table = {"wte.weight": ("embedding.wte", (V, C)), "wpe.weight": ("embedding.wpe", (T, C))}
+    table = {"wte.weight": Place("embedding.wte", (V, C)), "wpe.weight": Place("embedding.wpe", (T, C))}
     for i in range(config.n_layer):
         block = {
             "ln_1.weight": ("norm1.w", (C,)), "ln_1.bias": ("norm1.b", (C,)),
@@ -92,38 +78,10 @@ def tensors(config):
             "mlp.c_fc.weight": ("mlp.up.w", (C, 4 * C)), "mlp.c_fc.bias": ("mlp.b", (4 * C,)),
             "mlp.c_proj.weight": ("mlp.down.w", (4 * C, C)), "mlp.c_proj.bias": ("mlp.down.b", (C,)),
         }
-        table |= {f"h.{i}.{theirs}": (f"blocks.{i}.{ours}", shape) for theirs, (ours, shape) in block.items()}
-    table |= {"ln_f.weight": ("norm.w", (C,)), "ln_f.bias": ("norm.b", (C,))}
-    return table if config.tied else table | {"lm_head.weight": ("head.w", (V, C))}
+        table |= {f"h.{i}.{theirs}": Place(f"blocks.{i}.{ours}", shape) for theirs, (ours, shape) in block.items()}
+    table |= {"ln_f.weight": Place("norm.w", (C,)), "ln_f.bias": Place("norm.b", (C,))}
+    return table if config.tied else table | {HEAD: Place("head.w", (V, C))}
 
 
-def match(config, stored, path):
-    """{our name: Stored} from {their name: Stored}, and the Stored of a head that should equal the embedding, or None.
-
-    InputError, naming the file, with all that is missing, surplus, or of another shape or type. Nothing is read.
-    """
-    found = {}
-    for name, where in stored.items():
-        bare = name.removeprefix(PREFIX)
-        if bare in found:
-            raise InputError(f"{path}: {short(bare)} must be there once, with {PREFIX} before it or without")
-        if not BUFFERS.fullmatch(bare):
-            found[bare] = where
-    if config.n_layer > len(found):     # before a table is made for whatever number of layers
-        raise InputError(f"{path}: a model of n_layer={config.n_layer} must have 12 tensors a layer, there are "
-                         f"{len(found)} in all")
-    table = tensors(config)
-    head = found.pop("lm_head.weight", None) if config.tied else None
-    pairs = [(name, shape, found[name]) for name, (_, shape) in table.items() if name in found]
-    if head is not None:
-        pairs.append(("lm_head.weight", table["wte.weight"][1], head))
-    problems = [
-        named("missing", table.keys() - found.keys()),
-        named("surplus", found.keys() - table.keys()),
-        named("of another shape", {f"{name} {list(there.shape)} for {list(shape)}" for name, shape, there in pairs
-                                   if there.shape != shape}),
-        named(f"of a type other than {', '.join(READABLE)}", {f"{name} {there.dtype}" for name, _, there in pairs
-                                                             if there.dtype not in READABLE})]
-    if any(problems):
-        raise InputError(f"{path}: must hold the tensors that config.json tells of; {'; '.join(filter(None, problems))}")
-    return {ours: found[theirs] for theirs, (ours, _) in table.items()}, head
+GPT2 = Architecture(read_config, write_config, tensors, unlike=GPTConfig.differing, prefix="transformer.", embedding="wte.weight",
+                    buffers=BUFFERS)

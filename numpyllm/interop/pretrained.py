@@ -1,6 +1,6 @@
 """A model's folder in Hugging Face's layout, in and out.
 
-    config.json                             sizes and choices (gpt2.py)
+    config.json                             sizes and choices (gpt2.py, llama.py)
     model.safetensors                       weights (safetensors.py); or several files and an index
     tokenizer.json, vocab.json, merges.txt  the tokenizer, if it is there
 """
@@ -14,15 +14,18 @@ from .. import ops as text
 from .. import tokenizer as tokenizers
 from ..errors import InputError
 from ..extras import load_extra
-from ..files import parse_json, read_bytes, replacing_folder
+from ..files import parse_json, read_bytes, replacing_folder, short
 from ..models import GPT
 from ..models.estimate import parameter_count, refuse_what_cannot_fit
 from ..tokenizer import BytePairTokenizer
 from ..tokenizer.formats import IN_A_FOLDER
-from .gpt2 import PREFIX, match, read_config, tensors, write_config
+from .architecture import HEAD
+from .gpt2 import GPT2
+from .llama import LLAMA, in_split_halves
 from .safetensors import copy_tensor, read_header, read_index
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+ARCHITECTURES = {"gpt2": GPT2, "llama": LLAMA}      # by model_type
 MOST_CONFIG = 1 << 20       # bytes
 WRITTEN = {CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"}  # by save_pretrained
 
@@ -35,7 +38,7 @@ def is_pretrained(folder):
 
 
 def load_pretrained(folder, *, ops=text, dtype=np.float32, dropout=None):
-    """A GPT-2 in Hugging Face's layout -> GPT, tokenizer or None.
+    """A GPT-2 or a Llama in Hugging Face's layout -> GPT, tokenizer or None.
 
     dtype is the model's, whatever that of the file (F64, F32, F16 and BF16 are read); dropout is for training it on,
     by default the file's. Nothing of the size of a tensor is allocated before everything has been found to fit. Raises
@@ -43,19 +46,23 @@ def load_pretrained(folder, *, ops=text, dtype=np.float32, dropout=None):
     """
     folder = Path(folder)
     path = folder / CONFIG
-    config = read_config(parse_json(read_bytes(path, limit=MOST_CONFIG), path), path, dropout=dropout)
+    values = parse_json(read_bytes(path, limit=MOST_CONFIG), path)
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
+        raise InputError(f"{path}: model_type must be one of {', '.join(ARCHITECTURES)}, got {short(kind)}")
+    architecture = ARCHITECTURES[kind]
+    config = architecture.read_config(values, path, dropout=dropout)
     path, stored = _stored(folder)
-    places, head = match(config, stored, path)
+    matched = architecture.match(config, values, stored, path)
     tokenizer = _load_tokenizer(folder, config)
     refuse_what_cannot_fit(2 * parameter_count(config) * np.dtype(dtype).itemsize)      # parameters and gradients
     model = GPT(config, ops=ops, seed=None, dtype=dtype)
-    for name, place in places.items():
-        copy_tensor(place, name, model.parameters[name])
-    if head is not None:
-        own = np.empty_like(model.parameters["embedding.wte"])
-        copy_tensor(head, "lm_head.weight", own)
-        if not np.array_equal(own, model.parameters["embedding.wte"]):
-            raise InputError(f"{path}: lm_head.weight must equal wte.weight where config.json ties them, it does not: "
+    embedding = model.parameters["embedding.wte"]
+    for name, place, where in matched:
+        target = np.empty_like(embedding) if place is None else place.of(model.parameters)
+        copy_tensor(where, name, target)
+        if place is None and not np.array_equal(target, embedding):
+            raise InputError(f"{path}: {HEAD} must equal {architecture.embedding} where config.json ties them, it does not: "
                              "set tie_word_embeddings to false")
     return model, tokenizer
 
@@ -74,7 +81,10 @@ def _stored(folder):
 def _load_tokenizer(folder, config):
     if not any((folder / name).is_file() for name in IN_A_FOLDER):
         return None
-    tokenizer = tokenizers.load(folder)
+    try:
+        tokenizer = tokenizers.load(folder)
+    except InputError as error:
+        raise InputError(f"{error}; without its tokenizer's files the folder can be read as a model alone") from None
     _check_tokenizer(tokenizer, config, folder)
     return tokenizer
 
@@ -88,9 +98,10 @@ def _check_tokenizer(tokenizer, config, folder):
 def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
     """Write a GPT, and its tokenizer if given, in Hugging Face's layout, whole or not at all (extra `hf`).
 
-    A model without biases is written with biases of zero, for the layout has them. A folder that holds anything is
+    A model without biases is written with biases of zero where the layout has them, rotary pairs of neighbours as pairs half a
+    head apart. A folder that holds anything is
     refused; with overwrite, one that this function wrote is replaced. Raises InputError for that, for a model in other
-    types than float32 or float64 or with values that are no numbers, a tokenizer of characters, and a full disk.
+    types than float32 or float64 or with values that are no numbers, a tokenizer other than BytePairTokenizer, and a full disk.
     """
     safetensors, numpy_side = load_extra("safetensors", "hf"), load_extra("safetensors.numpy", "hf")
     if not isinstance(model, GPT):
@@ -101,21 +112,38 @@ def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
                          f"{parameters.dtype} has not")
     if tokenizer is not None:
         if not isinstance(tokenizer, BytePairTokenizer):
-            raise InputError("a vocabulary of characters has no form that Hugging Face's libraries read: save the model "
-                             "without its tokenizer (--no_tokenizer)")
+            raise InputError("a vocabulary of characters, or with scores, has no form that is written here for Hugging Face's "
+                             "libraries: save the model without its tokenizer (--no_tokenizer)")
         _check_tokenizer(tokenizer, model.config, folder)
     end_of_text = None if tokenizer is None else tokenizer.eot_token
-    arrays = {name if name == "lm_head.weight" else PREFIX + name:
-              parameters[ours] if ours in parameters.layout else np.zeros(shape, parameters.dtype)
-              for name, (ours, shape) in tensors(model.config).items()}
+    architecture = _architecture_of(model.config)
+    if model.config.rotary_interleaved:
+        model = in_split_halves(model)
+        parameters = model.parameters
+    values = architecture.write_config(model.config, parameters.dtype, end_of_text)
+    arrays = {architecture.stored_name(name): np.ascontiguousarray(place.of(parameters)) if place.name in parameters.layout
+              else np.zeros(place.shape, parameters.dtype)
+              for name, place in architecture.tensors(model.config, values).items()}
     with replacing_folder(folder, known=WRITTEN if overwrite else ()) as temporary:
         try:
             numpy_side.save_file(arrays, temporary / WEIGHTS, metadata={"format": "pt"})    # transformers asks for it
         except safetensors.SafetensorError as error:
             raise InputError(f"{folder}: the weights cannot be written ({error})") from error
-        _write_json(temporary / CONFIG, write_config(model.config, parameters.dtype, end_of_text))
+        _write_json(temporary / CONFIG, values)
         if tokenizer is not None:
             _save_tokenizer(temporary, tokenizer, model.config.block_size)
+
+
+def _architecture_of(config):
+    """The architecture that a GPT can be written as. InputError, with all reasons, if there is none."""
+    reasons = []
+    for kind, architecture in ARCHITECTURES.items():
+        other = architecture.unlike(config)
+        if not other:
+            return architecture
+        reasons.append(f"{kind} has no {', '.join(f'{name}={value}' for name, value in other.items())}")
+    raise InputError(f"no architecture of Hugging Face's that is known here is this model: {'; '.join(reasons)}: it can only be kept "
+                     "as a checkpoint")
 
 
 def _save_tokenizer(folder, tokenizer, block_size):

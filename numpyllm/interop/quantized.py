@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..inference.weights import StoredWeights, check_kind, matrix_shapes
 from ..models import architecture_of
 from ..training.checkpoint import load_checkpoint, make_model, newest_checkpoint, restore, save_checkpoint
+from .llama2c import is_llama2c, load_llama2c
 from .pretrained import is_pretrained, load_pretrained
 
 
@@ -28,15 +29,18 @@ def save_quantized(folder, model, stored, tokenizer):
 
 
 def load_decodable(path, *, weights=None, ops):
-    """A run's folder, a checkpoint's, one of `save_quantized`, or one in Hugging Face's layout -> model, StoredWeights, tokenizer.
+    """A run's folder, a checkpoint's, one of `save_quantized`, one in Hugging Face's layout, or a .bin of llama2.c -> model,
+    StoredWeights, tokenizer.
 
     weights: how they are to be stored; None as they are. Raises InputError for a folder that holds no model, and for weights
     that were rounded already and are asked for otherwise.
     """
-    if is_pretrained(path):
-        model, tokenizer = load_pretrained(path, ops=ops, dropout=0.0)
+    if is_pretrained(path) or is_llama2c(path):
+        load, lacks = ((load_llama2c, "has no tokenizer.bin beside it") if is_llama2c(path)
+                       else (load_pretrained, "holds no tokenizer (tokenizer.json, or vocab.json and merges.txt)"))
+        model, tokenizer = load(path, ops=ops, dropout=0.0)
         if tokenizer is None:
-            raise InputError(f"{path} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt): put the model's there")
+            raise InputError(f"{path} {lacks}: put the model's there")
         return model, StoredWeights(model, weights or "float32"), tokenizer
     folder = newest_checkpoint(path)
     arrays, state, tokenizer_path = load_checkpoint(folder)

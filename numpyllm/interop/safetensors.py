@@ -133,7 +133,7 @@ def read_index(path):
 
 
 def copy_tensor(stored, name, target):
-    """Copy a tensor into an array of its shape, converted to the array's type.
+    """Copy a tensor into an array of its shape, which may be a view, converted to the array's type.
 
     InputError, naming the tensor, for a type that is none of READABLE, and for values that are no finite numbers in it.
     """
@@ -148,14 +148,15 @@ def copy_tensor(stored, name, target):
         mapped = np.memmap(stored.path, np.uint8, "r", stored.offset, (target.size * kind.itemsize,)).view(kind)
     except (OSError, ValueError) as error:
         raise InputError(f"{what} cannot be read ({error}): has the file changed meanwhile?") from None
-    flat = target.reshape(-1)
-    for start in range(0, flat.size, BLOCK):
-        block = mapped[start:start + BLOCK]
+    rows = target.reshape(-1) if target.flags.c_contiguous else target      # no copy: what is written must arrive
+    mapped, step = mapped.reshape(rows.shape), max(1, BLOCK // rows[0].size)
+    for start in range(0, len(rows), step):
+        block = mapped[start:start + step]
         if stored.dtype == "BF16":      # the upper half of a float32
             block = (block.astype(np.uint32) << 16).view(np.float32)
         with np.errstate(over="ignore"):
-            flat[start:start + BLOCK] = block
-        if not np.isfinite(flat[start:start + BLOCK]).all():
+            rows[start:start + step] = block
+        if not np.isfinite(rows[start:start + step]).all():
             raise InputError(f"{what} must hold finite numbers of type {target.dtype} only")
 
 

@@ -198,7 +198,7 @@ class GPT(Layer):
 
     @classmethod
     def from_pretrained(cls, folder, **options):
-        """The GPT-2 in a folder of Hugging Face's layout; options and errors are those of numpyllm.interop.load_pretrained,
+        """The GPT-2 or Llama in a folder of Hugging Face's layout; options and errors are those of numpyllm.interop.load_pretrained,
         which gives its tokenizer as well."""
         from ..interop import load_pretrained       # the one import upwards: docs/design_notes.md
         return load_pretrained(folder, **options)[0]

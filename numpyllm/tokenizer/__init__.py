@@ -2,15 +2,16 @@
 
 To read in this order: bpe.py (the algorithm), patterns.py (how text is cut first), training.py (where the
 vocabulary comes from), base.py (what all tokenizers share), formats/ (on disk), character.py (the simplest of
-all). For speed and size: twin.py (encoding compiled), trainer.py (training compiled), sources.py (files as
+all), scored.py (that of Llama 2). For speed and size: twin.py (encoding compiled), trainer.py (training compiled), sources.py (files as
 streams).
 """
 
 from .bpe import BytePairTokenizer
 from .character import CharacterTokenizer
 from .formats import detect as _detect
+from .scored import ScoredTokenizer
 
-__all__ = ["BytePairTokenizer", "CharacterTokenizer", "load"]
+__all__ = ["BytePairTokenizer", "CharacterTokenizer", "ScoredTokenizer", "load"]
 
 
 def load(path, **beside):
@@ -19,5 +20,6 @@ def load(path, **beside):
     What is given beside it is for `BytePairTokenizer.load`. InputError, naming the file, if there is none.
     """
     format, file, _ = _detect(path)
-    kind = CharacterTokenizer if format == "character" and not beside else BytePairTokenizer
+    others = {"character": CharacterTokenizer, "scored": ScoredTokenizer}
+    kind = others.get(format, BytePairTokenizer) if not beside else BytePairTokenizer
     return kind.load(file, **beside)

@@ -217,8 +217,8 @@ class Tokenizer(ABC):
         offsets, n = [], 0
         tokens = self.decode_tokens_bytes(ids)
         for token in tokens:
-            inside = token[0] & 0xC0 == 0x80        # begins within a character, the last one so far
-            offsets.append(max(0, n - inside))
+            inside = token[:1] and token[0] & 0xC0 == 0x80      # begins within a character, the last one so far
+            offsets.append(max(0, n - bool(inside)))
             n += sum(byte & 0xC0 != 0x80 for byte in token)
         return b"".join(tokens).decode("utf-8"), offsets
 

@@ -16,7 +16,7 @@ from . import gpt2, huggingface, tiktoken
 from .merges import check_merges
 from .published import ENCODINGS
 
-CHARACTER = "character"         # "type" of a CharacterTokenizer's file
+CHARACTER, SCORED = "character", "scored"       # "type" of the files of a CharacterTokenizer and a ScoredTokenizer
 FORMATS = ("huggingface", "gpt2", "tiktoken")
 IN_A_FOLDER = ("tokenizer.json", "vocab.json", "encoder.json")     # what to look for, the first that is there
 
@@ -35,8 +35,8 @@ class Vocabulary(NamedTuple):
 def detect(path):
     """Which format a file has, or the first tokenizer in a folder -> name, path of the file, content.
 
-    The name is one of `FORMATS` or `CHARACTER`; the content is a dict of JSON, or bytes. InputError, naming the file, where it
-    is none of them.
+    The name is one of `FORMATS`, `CHARACTER` or `SCORED`; the content is a dict of JSON, or bytes. InputError, naming the file,
+    where it is none of them.
     """
     path = Path(path)
     if path.is_dir():
@@ -48,11 +48,13 @@ def detect(path):
         path = gpt2.vocabulary_path(path)
     if path.suffix == ".tiktoken":
         return "tiktoken", path, read_bytes(path)
+    if path.suffix == ".bin":                           # llama2.c's
+        return SCORED, path, {}
     data = read_json(path)
     if path.name.endswith(tuple(gpt2.MERGES_OF)) or data and all(type(value) is int for value in data.values()):
         return "gpt2", path, data                       # "type" and "model" may be tokens
-    if data.get("type") == CHARACTER:
-        return CHARACTER, path, data
+    if data.get("type") in (CHARACTER, SCORED):
+        return data["type"], path, data
     return "huggingface", path, data
 
 

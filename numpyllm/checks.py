@@ -278,8 +278,7 @@ LAYERS = {
     "SelfAttention, padding": _padded(lambda z: SelfAttention(z.H * z.D, z.H)),
     "CrossAttention": _two_inputs(lambda z: CrossAttention(z.H * z.D, z.H)),
     "CrossAttention, dropout": _two_inputs(lambda z: CrossAttention(z.H * z.D, z.H, bias=False, dropout=0.3), DRAWS),
-    "EncoderBlock, pre-norm": _padded(lambda z: EncoderBlock(z.H * z.D, z.H, pre_norm=True)),
-    "EncoderBlock, post-norm": _padded(lambda z: EncoderBlock(z.H * z.D, z.H, pre_norm=False)),
+    "EncoderBlock": _padded(lambda z: EncoderBlock(z.H * z.D, z.H, pre_norm=True)),
     "DecoderBlock, pre-norm": _two_inputs(lambda z: DecoderBlock(z.H * z.D, z.H, pre_norm=True)),
     "DecoderBlock, post-norm": _two_inputs(lambda z: DecoderBlock(z.H * z.D, z.H, pre_norm=False)),
     "SinusoidalEmbedding": _sinusoidal_embedding,
@@ -341,7 +340,7 @@ MODELS = {
     "EncoderDecoder, pre, tied": _encoder_decoder,
     "EncoderDecoder, pre, untied": lambda *a: _encoder_decoder(*a, logits=True, n_layer=1, tied=False,
                                                                source_vocab_size=a[1].V + 2),
-    "EncoderDecoder, post, shared": lambda *a: _encoder_decoder(*a, pre_norm=False, shared=True),
+    "EncoderDecoder, post, shared": lambda *a: _encoder_decoder(*a, n_layer=1, pre_norm=False, shared=True),
     "EncoderDecoder, post, untied": lambda *a: _encoder_decoder(*a, n_layer=1, pre_norm=False, tied=False, bias=False,
                                                                 dropout=0.3),
 }

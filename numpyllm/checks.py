@@ -273,6 +273,10 @@ def _layer(make, shape=lambda z: (z.B, z.T, z.H * z.D), call=lambda layer, x: la
     return lambda rng, z, ops: _bound_case(rng, lambda: make(z), ops, call, back, _spread_rows(rng, *shape(z)))
 
 
+def _even(D):
+    return D + D % 2
+
+
 def _embedding_layer(rng, z, ops, make=lambda z: TokenPositionEmbedding(z.V, z.S, z.C)):
     ids = rng.integers(0, z.V, (z.B, z.T))
     return _bound_case(rng, lambda: make(z), ops, lambda layer: layer.forward(ids),
@@ -339,7 +343,8 @@ LAYERS = {
     "MLP": _layer(lambda z: MLP(z.H * z.D)),
     "MLP, no bias, dropout": _layer(lambda z: MLP(z.H * z.D, bias=False, dropout=0.3), **DROP),
     "CausalSelfAttention, rotary, norms, shared keys": _layer(
-        lambda z: CausalSelfAttention(4 * z.H * z.D, 2 * z.H, n_kv_head=z.H, qk_norm=True, rotary=Rotary()), shape=lambda z: (z.B, z.T, 4 * z.H * z.D)),
+        lambda z: CausalSelfAttention(2 * z.H * _even(z.D), 2 * z.H, n_kv_head=z.H, qk_norm=True, rotary=Rotary()),
+        shape=lambda z: (z.B, z.T, 2 * z.H * _even(z.D))),
     "CausalSelfAttention, ALiBi, soft cap": _layer(lambda z: CausalSelfAttention(z.H * z.D, z.H, alibi=True, softcap=2.0)),
     "RMSNorm": _layer(lambda z: RMSNorm(z.C), lambda z: (z.B, z.T, z.C)),
     "MLP, squared ReLU": _layer(lambda z: MLP(z.H * z.D, activation="squared_relu")),
@@ -364,7 +369,7 @@ LAYERS = {
 
 
 def _gpt(rng, z, ops, **choices):
-    size = 2 * z.D if choices.get("position") == "rotary" else z.D
+    size = _even(z.D) if choices.get("position") == "rotary" else z.D
     heads = 2 * z.H if "n_kv_head" in choices else z.H
     return _model(rng, z, ops, GPT, GPTConfig, n_head=heads, n_embd=heads * size, **choices)
 
@@ -424,7 +429,8 @@ MODELS = {
     "GPT, untied, no bias": lambda *a: _gpt(*a, tied=False, bias=False),
     "GPT, tied, dropout": lambda *a: _gpt(*a, dropout=0.3),
     "GPT, tied, dropout, recomputed": lambda *a: _gpt(*a, dropout=0.3, recompute=True),
-    "GPT, as Llama": lambda *a: _gpt(*a, position="rotary", norm="rmsnorm", mlp="swiglu", n_kv_head=1, bias=False, tied=False),
+    "GPT, as Llama": lambda *a: _gpt(*a, position="rotary", norm="rmsnorm", mlp="swiglu", n_hidden=11, n_kv_head=1, bias=False,
+                                  tied=False),
     "GPT, ALiBi, window, squared ReLU": lambda *a: _gpt(*a, position="alibi", attention="window", window=2, mlp="squared_relu"),
     "GPT, post-norm, sinusoidal, fixed": lambda *a: _gpt(*a, position="sinusoidal", pre_norm=False, attention="fixed", window=2, mlp="relu"),
     "EncoderDecoder, pre, tied": _encoder_decoder,

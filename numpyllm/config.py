@@ -31,6 +31,14 @@ def require_between(config, low, high, *names):
             raise InputError(f"{name} must be at least {low:g} and below {high:g}, got {value!r}")
 
 
+def require_flag(config, *names):
+    """Raise InputError unless these fields are True or False: a word such as "no" would count as True."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, bool):
+            raise InputError(f"{name} must be true or false, got {value!r}")
+
+
 def require_one_of(config, known, *names):
     """Raise InputError unless each of these fields is one of the known words."""
     for name in names:

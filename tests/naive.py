@@ -4,8 +4,9 @@ These are oracles: they share no line with the ops, spare no time and sum with `
 with the length. The names are the ops' without `_forward`; sizes are the glossary's (B, T, S, H, D, C, V).
 """
 
+import cmath
 from itertools import product
-from math import erf, exp, fsum, inf, log, pi, sqrt, tanh
+from math import cos, erf, exp, fsum, inf, log, pi, sin, sqrt, tanh
 
 
 def rowwise(f, *xs):
@@ -52,6 +53,15 @@ def layernorm(x, w, b=None, eps=1e-5):
     return rowwise(normalise, x)
 
 
+def rmsnorm(x, w, eps=1e-5):
+    """Zhang and Sennrich (2019), equation 4."""
+    def normalise(row):
+        root = sqrt(fsum(i * i for i in row) / len(row) + eps)
+        return [i / root * gain for i, gain in zip(row, w)]
+
+    return rowwise(normalise, x)
+
+
 def residual(x, r):
     return scalarwise(lambda i, j: i + j, x, r)
 
@@ -70,6 +80,37 @@ def gelu(x, exact=False):
 
 def bias_gelu(x, b=None, exact=False):
     return gelu(rowwise(lambda row: [i + shift for i, shift in zip(row, b)], x) if b else x, exact)
+
+
+def relu(x):
+    return scalarwise(lambda i: max(i, 0.0), x)
+
+
+def squared_relu(x):
+    return scalarwise(lambda i: max(i, 0.0) ** 2, x)
+
+
+def silu(x):
+    return scalarwise(lambda i: i / (1 + exp(-i)), x)
+
+
+def swiglu(gate, x):
+    return scalarwise(lambda opened, i: opened * i, silu(gate), x)
+
+
+def rotary(row, position, base=10000.0, scale=1.0, interleaved=False):
+    """One head's channels: pair i is a complex number, which is turned by position / scale * base^(-2 i / D) (Su et al. 2021)."""
+    D, turned = len(row), list(row)
+    for i in range(D // 2):
+        a, b = (2 * i, 2 * i + 1) if interleaved else (i, i + D // 2)
+        z = complex(row[a], row[b]) * cmath.exp(1j * position / scale * base ** (-2 * i / D))
+        turned[a], turned[b] = z.real, z.imag
+    return turned
+
+
+def sinusoidal_positions(T, C):
+    """Vaswani et al. (2017), section 3.5: an even channel 2 i and the odd one after it share a frequency."""
+    return [[(cos if c % 2 else sin)(t / 10000 ** (c // 2 * 2 / C)) for c in range(C)] for t in range(T)]
 
 
 def dropout(x, keep, p):
@@ -95,9 +136,18 @@ def dense_mask(spans, S):
     return [any(start <= j < stop for start, stop in spans) for j in range(S)]
 
 
-def attention(q, k, v, spans=None, keep=None, p=0.0):
-    """-> y (B, T, H, D), lse (B, H, T)"""
+def sees(pattern, t, s, n):
+    """Whether position t sees position s. n is the window, the stride l of Child et al. (2019, section 4.2, c = 1), or the prefix."""
+    if pattern == "prefix":
+        return s <= t or s < n
+    return s <= t and {"causal": True, "window": t - s < n, "strided": t - s < n or (t - s) % n == 0,
+                       "fixed": s // n == t // n or s % n == n - 1}[pattern]
+
+
+def attention(q, k, v, spans=None, keep=None, p=0.0, slopes=None, softcap=0.0):
+    """-> y (B, T, H, D), lse (B, H, T). Queries of head h ask head h // (H / G) of k and v; they are the last T positions."""
     B, T, H, D, S = len(q), len(q[0]), len(q[0][0]), len(q[0][0][0]), len(k[0])
+    share = H // len(k[0][0])
     mask = dense_mask(spans or [[[0, S]]] * T, S)
     if not isinstance(mask[0][0], list):                                            # one mask for the whole batch
         mask = [mask] * B
@@ -105,12 +155,17 @@ def attention(q, k, v, spans=None, keep=None, p=0.0):
     lse = [[[None] * T for _ in range(H)] for _ in range(B)]
     for b, h, t in product(range(B), range(H), range(T)):
         seen = [j for j in range(S) if mask[b][t][j]]
-        scores = [dot(q[b][t][h], k[b][j][h]) / sqrt(D) for j in seen]
+        g = h // share
+        scores = [dot(q[b][t][h], k[b][j][g]) / sqrt(D) for j in seen]
+        if softcap:
+            scores = [softcap * tanh(score / softcap) for score in scores]
+        if slopes:
+            scores = [score - slopes[h] * (S - T + t - j) for score, j in zip(scores, seen)]
         lse[b][h][t] = log_sum_exp(scores)
         weights = softmax(scores) if seen else []
         if keep:
             weights = dropout(weights, [keep[b][h][t][j] for j in seen], p)
-        y[b][t][h] = [fsum(weight * v[b][j][h][d] for weight, j in zip(weights, seen)) for d in range(D)]
+        y[b][t][h] = [fsum(weight * v[b][j][g][d] for weight, j in zip(weights, seen)) for d in range(D)]
     return y, lse
 
 

@@ -1,6 +1,7 @@
 """What hypothesis draws: sizes, memory layouts and seeds; never the floats themselves."""
 
 import numpy as np
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from numpyllm.checks import Sizes
@@ -12,6 +13,16 @@ def sizes(draw, most=5):
     T = draw(st.integers(1, most))
     return Sizes(B=draw(st.integers(1, 3)), T=T, S=T + draw(st.integers(0, 3)), H=draw(st.integers(1, 3)),
                  D=draw(st.integers(1, 4)), C=draw(st.integers(1, 7)), F=draw(st.integers(1, 7)), V=draw(st.integers(1, 5)))
+
+
+def fewer(share):
+    """Settings for costly cases: a share of the profile's examples, at least two."""
+    return settings(max_examples=max(2, int(settings().max_examples * share)), suppress_health_check=list(HealthCheck))
+
+
+def quickly(share):
+    """Settings for tests of very many cases: a share of the quick profile's examples, all of the thorough one's."""
+    return fewer(share if settings().max_examples <= 30 else 1)
 
 
 seeds = st.integers(0, 2**32 - 1)

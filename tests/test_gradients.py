@@ -2,18 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from strategies import LAYOUTS, freeze, layouts, seeds, sizes
+from hypothesis import given
+from strategies import LAYOUTS, fewer, freeze, layouts, quickly, seeds, sizes
 
 from numpyllm import ops
 from numpyllm.checks import CASES, LAYERS, MODELS, OPS, Sizes, check_case
 from numpyllm.gradcheck import assert_ok, check_op
-
-
-
-def fewer(share):
-    """Settings for costly cases: a share of the profile's examples, at least two."""
-    return settings(max_examples=max(2, int(settings().max_examples * share)), suppress_health_check=list(HealthCheck))
 
 
 def drawn_case(name, z, seed, layout):
@@ -22,6 +16,7 @@ def drawn_case(name, z, seed, layout):
 
 
 @pytest.mark.parametrize("name", OPS)
+@quickly(0.5)
 @given(z=sizes(), seed=seeds, layout=layouts)
 def test_op_complex_step_and_adjoint(name, z, seed, layout):
     case = drawn_case(name, z, seed, layout)
@@ -51,6 +46,7 @@ def test_central_difference_agrees(name):
 
 
 @pytest.mark.parametrize("name", OPS)
+@quickly(0.5)
 @given(z=sizes(), seed=seeds, layout=layouts)
 def test_backward_changes_nothing_and_repeats_to_the_bit(name, z, seed, layout):
     case = drawn_case(name, z, seed, layout)

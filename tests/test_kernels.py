@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import LAYOUTS, freeze, layouts, seeds, sizes
+from strategies import LAYOUTS, freeze, layouts, quickly, seeds, sizes
 
 from numpyllm import blas, kernels, ops
 from numpyllm.checks import CASES, LAYERS, MODELS, OPS, Sizes, check_case
@@ -43,6 +43,7 @@ def enough(name, z):
 
 
 @pytest.mark.parametrize("name", OPS)
+@quickly(0.5)
 @given(z=sizes(), seed=seeds, layout=layouts)
 def test_float64_backward_against_the_complex_step_of_the_text(name, z, seed, layout):
     """A twin passes complex numbers on to the text: so this is the twin's backward against the text's forward."""
@@ -59,6 +60,7 @@ def test_layers_and_models_on_the_twins(name):
 @pytest.mark.parametrize("forward", ["text", "twin"])
 @pytest.mark.parametrize("backward", ["text", "twin"])
 @pytest.mark.parametrize("name", OPS)
+@quickly(0.3)
 @given(z=sizes(), seed=seeds)
 def test_any_forward_feeds_any_backward(name, forward, backward, z, seed):
     backends, z = {"text": ops, "twin": kernels}, enough(name, z)

@@ -70,6 +70,33 @@ def cotangent_ignored(dy, cache, *, out=None):
     return ops.attention_backward(cache.q, cache)
 
 
+def turned_on_instead_of_back(dy, cache, *, out=None):
+    return ops.rotary_forward(dy, cache.cos, cache.sin, interleaved=cache.interleaved)[0]
+
+
+def one_of_the_heads_that_share(dy, cache, *, out=None):
+    share = cache.q.shape[2] // cache.k.shape[2]
+    dq, dk, dv = ops.attention_backward(dy, cache._replace(k=np.repeat(cache.k, share, axis=2), v=np.repeat(cache.v, share, axis=2)))
+    return dq, dk[:, :, ::share], dv[:, :, ::share]
+
+
+def rmsnorm_without_its_mean_term(dy, cache, *, out=None):
+    _, dw = ops.rmsnorm_backward(dy, cache)
+    return dy * cache.w * cache.rstd, dw
+
+
+def cap_taken_for_a_straight_line(dy, cache, *, out=None):
+    """ds lacks the factor 1 - tanh^2, as if the capped scores were the scores."""
+    from numpyllm.ops.attention import _probabilities, _scores
+    q, share, scale = cache.q, cache.q.shape[2] // cache.k.shape[2], cache.q.shape[-1] ** -0.5
+    k, v = np.repeat(cache.k, share, axis=2), np.repeat(cache.v, share, axis=2)
+    P = _probabilities(_scores(q, k, cache.spans, cache.slopes, cache.softcap), cache.lse)
+    ds = P * (np.einsum("bthd,bshd->bhts", dy, v) - (dy * cache.y).sum(-1).transpose(0, 2, 1)[..., None])
+    dq, dk = np.einsum("bhts,bshd->bthd", ds, k) * scale, np.einsum("bhts,bthd->bshd", ds, q) * scale
+    _, _, dv = ops.attention_backward(dy, cache)
+    return dq, dk.reshape(*dv.shape[:3], share, -1).sum(axis=3), dv
+
+
 CONTROLS = {    # case, op that is replaced, its broken form, tensors that must fail, methods that must see it
     "transposed dK": ("attention", "attention_backward", transposed_dk, {"k"}, ALL),
     "dropped mean term": ("layernorm", "layernorm_backward", dropped_mean_term, {"x"}, ALL),
@@ -80,6 +107,10 @@ CONTROLS = {    # case, op that is replaced, its broken form, tensors that must 
                                   {"x", "r", "w", "b"}, ALL),
     "diagonal softmax Jacobian": ("softmax", "softmax_backward", diagonal_softmax_jacobian, {"x"}, ALL),
     "cotangent ignored": ("attention", "attention_backward", cotangent_ignored, {"q", "k", "v"}, ALL),
+    "turned on instead of back": ("rotary", "rotary_backward", turned_on_instead_of_back, {"x"}, ALL),
+    "one of the heads that share": ("attention, shared keys", "attention_backward", one_of_the_heads_that_share, {"k", "v"}, ALL),
+    "RMSNorm without its mean term": ("rmsnorm", "rmsnorm_backward", rmsnorm_without_its_mean_term, {"x"}, ALL),
+    "cap taken for a straight line": ("attention, soft cap", "attention_backward", cap_taken_for_a_straight_line, {"q", "k"}, ALL),
     "float32 accumulation": ("linear", "linear_backward", float32_accumulation, {"w"}, ("complex", "adjoint")),
 }
 

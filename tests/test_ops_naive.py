@@ -101,6 +101,55 @@ def test_layernorm(dtype, sizes, bias, eps, seed):
 
 
 @both_dtypes
+@given(sizes, st.sampled_from((1e-5, 0.1)), seeds)
+def test_rmsnorm(dtype, sizes, eps, seed):
+    (B, T, C, _, _), draw = sizes, Draw(seed, dtype)
+    x, r, w = draw.spread_out(B, T, C), draw.normal(B, T, C), draw.normal(C)
+    for rows in (x[0, 0], x[0], x):
+        agree(ops.rmsnorm_forward(rows, w, eps=eps)[0], oracle(naive.rmsnorm, rows, w, eps=eps), dtype)
+    x = x - r
+    s, y, _ = ops.residual_rmsnorm_forward(x, r, w, eps=eps)
+    agree(s, oracle(naive.residual, x, r), dtype)
+    agree(y, oracle(naive.rmsnorm, s, w, eps=eps), dtype)
+
+
+@both_dtypes
+@given(sizes, seeds)
+def test_activations(dtype, sizes, seed):
+    draw = Draw(seed, dtype)
+    x, gate = 3 * draw.normal(*sizes[:3]), 3 * draw.normal(*sizes[:3])
+    for name in ("relu", "squared_relu", "silu"):
+        agree(getattr(ops, f"{name}_forward")(x)[0], oracle(getattr(naive, name), x), dtype)
+    agree(ops.swiglu_forward(gate, x)[0], oracle(naive.swiglu, gate, x), dtype)
+
+
+@both_dtypes
+@given(sizes, flags, flags, st.sampled_from((10000.0, 50.0)), st.sampled_from((1.0, 2.5)), seeds)
+def test_rotary(dtype, sizes, interleaved, each, base, scale, seed):
+    (B, T, H, half, _), draw = sizes, Draw(seed, dtype)
+    x, positions = draw.normal(B, T, H, 2 * half), draw.integers(60, B, T)
+    if not each:
+        positions = positions[0]                                # the same for all sequences
+    cos, sin = ops.rotary_angles(positions, 2 * half, base=base, scale=scale, dtype=dtype)
+    y, _ = ops.rotary_forward(x, cos, sin, interleaved=interleaved)
+    positions = np.broadcast_to(positions, (B, T)).tolist()
+    expected = [[[naive.rotary(x[b, t, h].tolist(), positions[b][t], base, scale, interleaved) for h in range(H)]
+                 for t in range(T)] for b in range(B)]
+    agree(y, expected, dtype)
+
+
+@both_dtypes
+@pytest.mark.parametrize("T, C", [(1, 1), (7, 6), (40, 5)])
+def test_sinusoidal_positions(dtype, T, C):
+    agree(ops.sinusoidal_positions(T, C, dtype=dtype), naive.sinusoidal_positions(T, C), dtype)
+
+
+def test_alibi_slopes_are_the_papers():
+    assert ops.alibi_slopes(8).tolist() == [2.0 ** -h for h in range(1, 9)]
+    np.testing.assert_allclose(ops.alibi_slopes(16)[:2], [2 ** -0.5, 0.5], rtol=1e-15)
+
+
+@both_dtypes
 @given(sizes, flags, flags, seeds)
 def test_gelu(dtype, sizes, bias, exact, seed):
     (B, T, F, _, _), draw = sizes, Draw(seed, dtype)
@@ -145,6 +194,37 @@ def test_attention(dtype, sizes, kind, p, seed):
     y, cache = ops.attention_forward(q, k, v, spans, keep=keep, p=p)
     for actual, expected in zip((y, cache.lse), oracle(naive.attention, q, k, v, spans, keep, p), strict=True):
         agree(actual, expected, dtype)
+
+
+@both_dtypes
+@given(sizes, st.sampled_from(VISIBILITY), st.sampled_from((1, 2, 3)), st.sampled_from((0.0, 0.7)), flags, seeds)
+def test_attention_with_shared_keys_caps_and_slopes(dtype, sizes, kind, share, softcap, alibi, seed):
+    (B, T, G, D, more), draw = sizes, Draw(seed, dtype)
+    S, H = T + more - 1, share * G
+    q, k, v = draw.normal(B, T, H, D), draw.normal(B, S, G, D), draw.normal(B, S, G, D)
+    spans, slopes = make_spans(kind, B, T, S, draw), ops.alibi_slopes(H, dtype=dtype) if alibi else None
+    y, cache = ops.attention_forward(q, k, v, spans, slopes=slopes, softcap=softcap)
+    expected = oracle(naive.attention, q, k, v, spans, None, 0.0, slopes, softcap)
+    for actual, each in zip((y, cache.lse), expected, strict=True):
+        agree(actual, each, dtype)
+
+
+PATTERNS = {"causal": (ops.causal_spans, None), "window": (ops.window_spans, "window"), "strided": (ops.strided_spans, "stride"),
+            "fixed": (ops.fixed_spans, "stride"), "prefix": (ops.prefix_spans, "prefix")}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_patterns_are_their_definitions(pattern):
+    """Every T up to 9, as the last of S positions, every window, stride and prefix up to beyond S."""
+    make, option = PATTERNS[pattern]
+    for S in range(1, 10):
+        for T in range(1, S + 1):
+            for n in range(1, S + 3 if option else 2):
+                spans = make(T, S, **({option: n} if option else {}))
+                expected = [[naive.sees(pattern, t, s, n) for s in range(S)] for t in range(S - T, S)]
+                assert ops.dense_mask(spans, S).tolist() == expected, (T, S, n)
+                if T == S:
+                    assert np.array_equal(make(T, **({option: n} if option else {})), spans)
 
 
 @both_dtypes

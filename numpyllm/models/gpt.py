@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import ops as text
-from ..config import option, require_between, require_one_of, require_whole
+from ..config import option, require_between, require_flag, require_one_of, require_whole
 from ..errors import InputError
 from ..layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, Layer, LayerNorm, Past, RMSNorm, Rotary,
                       TokenEmbedding, TokenPositionEmbedding)
@@ -63,6 +63,7 @@ class GPTConfig:
 
     def __post_init__(self):
         require_whole(self, 1, "n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+        require_flag(self, "bias", "tied", "exact_gelu", "rotary_interleaved", "pre_norm", "qk_norm")
         require_between(self, 0, 1, "dropout")
         require_between(self, 1e-30, 1, "norm_eps")
         if self.n_embd % self.n_head:

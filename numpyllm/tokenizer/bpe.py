@@ -185,7 +185,7 @@ class BytePairTokenizer(Tokenizer):
 
         allowed_special, disallowed_special     as in `encode`
         threads                                 as in `encode_to_numpy`
-        progress                                called as progress(bytes read, bytes in all) after each 8 MiB
+        progress                                called as progress(bytes read, bytes in all) after each 2 MiB
 
         Bytes that are not UTF-8 are read as U+FFFD; newlines stay what they are. The file is read in chunks, cut between words
         where that changes no ids, so memory is bounded unless the text has no such place, or the pattern is one of your own,

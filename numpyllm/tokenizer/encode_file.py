@@ -9,7 +9,7 @@ from .base import SpecialTokenInText
 from .patterns import NAMED
 from .twin import DIVIDE
 
-CHUNK = 1 << 23         # bytes read at once
+CHUNK = 1 << 21         # bytes read at once; larger ones leave holes in the heap that add up to some 0.4 GB
 WINDOW = 1 << 12        # characters at the end of a chunk in which a place to cut is looked for first
 
 

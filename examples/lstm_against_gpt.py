@@ -5,7 +5,7 @@
 
 Both have two layers, the same tokenizer, data, optimiser, schedule and number of tokens a step; a longer context means fewer of
 them in a batch. The LSTM is as wide as gives it the GPT's number of parameters. Each has the learning rate that was best for it
-among four (docs/lstm.md). The text is the embedded corpus. The picture needs the extra `plots`.
+among three (docs/lstm.md). The text is the embedded corpus. The picture needs the extra `plots`.
 """
 
 import sys
@@ -20,7 +20,7 @@ from numpyllm.models import ARCHITECTURES, GPTConfig, LSTMConfig
 from numpyllm.tokenizer import BytePairTokenizer
 from numpyllm.training import TrainConfig, Trainer, evaluate
 
-LEARNING_RATES = {"gpt": 4e-3, "lstm": 8e-3}
+LEARNING_RATES = {"gpt": 4e-3, "lstm": 1.6e-2}
 TOKENS_A_STEP = 2048
 VALIDATION = 50_000         # tokens
 
@@ -67,8 +67,8 @@ def draw(results, path):
 def main(argv=None):
     parser = Parser(prog="lstm_against_gpt.py", description="Train an LSTM and a GPT of equal size on equal tokens.")
     parser.add_argument("--data", default=None, metavar="PATH", help="text file or folder of them (default: the embedded corpus)")
-    parser.add_argument("--contexts", type=at_least(1), nargs="+", default=[8, 32, 128, 512], help="context lengths")
-    parser.add_argument("--steps", type=at_least(1), default=400, help=f"steps of each run, {TOKENS_A_STEP:,} tokens each")
+    parser.add_argument("--contexts", type=at_least(1), nargs="+", default=[16, 64, 256], help="context lengths")
+    parser.add_argument("--steps", type=at_least(1), default=200, help=f"steps of each run, {TOKENS_A_STEP:,} tokens each")
     parser.add_argument("--vocab_size", type=at_least(257), default=1024, help="tokens in the vocabulary")
     parser.add_argument("--lr", type=float, default=None, help="learning rate of both (default: each has its own)")
     parser.add_argument("--picture", default="lstm_against_gpt.png", metavar="FILE", help="where the picture goes")

@@ -5,7 +5,7 @@
 
 Both have two layers, the same tokenizer, data, optimiser, schedule and number of tokens a step; a longer context means fewer of
 them in a batch. The LSTM is as wide as gives it the GPT's number of parameters. Each has the learning rate that was best for it
-among three (docs/lstm.md). The text is the embedded corpus. The picture needs the extra `plots`.
+of those tried (docs/lstm.md). The text is the embedded corpus. The picture needs the extra `plots`.
 """
 
 import sys

@@ -17,4 +17,4 @@ def test_both_learn_and_a_table_is_printed(tmp_path, capsys):
     parameters = [int(line.split()[2].replace(",", "")) for line in lines[2:4]]
     assert abs(parameters[0] - parameters[1]) < 0.05 * parameters[0]
     assert Path(tmp_path / "picture.png").exists() or lines[-1].startswith("no picture")
-    assert guarded(main, ["--data", str(tmp_path / "text.txt"), "--contexts", "5000"]) == 2
+    assert guarded(main, ["--data", str(tmp_path / "text.txt"), "--contexts", "5000", "--vocab_size", "270"]) == 2

@@ -169,6 +169,24 @@ def attention(q, k, v, spans=None, keep=None, p=0.0, slopes=None, softcap=0.0):
     return y, lse
 
 
+def lstm(x, w_x, w_h, b=None, h0=None, c0=None):
+    """-> y (B, T, H), c (B, H). One unit at a time; column k H + j of the matrices is gate k (i, f, g, o) of unit j."""
+    H = len(w_h)
+    columns_x, columns_h, shift = list(zip(*w_x)), list(zip(*w_h)), b or [0.0] * (4 * H)
+    sigmoid = lambda a: 1 / (1 + exp(-a))
+    ys, last = [], []
+    for n, sequence in enumerate(x):
+        h, c, y = h0[n] if h0 else [0.0] * H, c0[n] if c0 else [0.0] * H, []
+        for entry in sequence:
+            gate = lambda k, j: fsum([dot(entry, columns_x[k * H + j]), dot(h, columns_h[k * H + j]), shift[k * H + j]])
+            c = [sigmoid(gate(1, j)) * c[j] + sigmoid(gate(0, j)) * tanh(gate(2, j)) for j in range(H)]
+            h = [sigmoid(gate(3, j)) * tanh(c[j]) for j in range(H)]
+            y.append(h)
+        ys.append(y)
+        last.append(c)
+    return ys, last
+
+
 def cross_entropy(logits, targets, ignore_index=-1, label_smoothing=0.0):
     """-> loss_sum, count"""
     losses = []

@@ -65,6 +65,32 @@ def float32_accumulation(dy, cache, *, out=None):
     return dx, (N.T @ dy.reshape(-1, dy.shape[-1]).astype(np.float32)).astype(np.float64), db
 
 
+def swapped_gates(dy, dc, cache, *, out=None):
+    """The gradients of the input and the forget gate, each in the other's place."""
+    dx, dw_x, dw_h, db, dh0, dc0 = ops.lstm_backward(dy, dc, cache)
+    swap = lambda a: np.concatenate([np.split(a, 4, axis=-1)[k] for k in (1, 0, 2, 3)], axis=-1)
+    return dx, swap(dw_x), swap(dw_h), swap(db), dh0, dc0
+
+
+def truncated_through_time(dy, dc, cache, *, out=None):
+    """Each step by itself: nothing of h's gradient comes back from the step after it."""
+    steps = []
+    for t in range(cache.y.shape[1]):
+        here = slice(t, t + 1)
+        steps.append(ops.lstm_backward(dy[:, here], dc * (t == cache.y.shape[1] - 1), cache._replace(
+            x=cache.x[:, here], gates=cache.gates[:, here], y=cache.y[:, here], c=cache.c[:, here],
+            h0=cache.h0 if t == 0 else cache.y[:, t - 1], c0=cache.c0 if t == 0 else cache.c[:, t - 1])))
+    dx = np.concatenate([step[0] for step in steps], axis=1)
+    return dx, *(sum(step[k] for step in steps) for k in (1, 2, 3)), steps[0][4], steps[0][5]
+
+
+def state_from_the_wrong_step(dy, dc, cache, *, out=None):
+    """dw_h made of y_t where y_{t-1} belongs."""
+    dx, _, _, db, dh0, dc0 = full = ops.lstm_backward(dy, dc, cache)
+    shifted = cache._replace(h0=cache.y[:, 0], y=np.concatenate([cache.y[:, 1:], cache.y[:, -1:]], axis=1))
+    return dx, full[1], ops.lstm_backward(dy, dc, shifted)[2], db, dh0, dc0
+
+
 def cotangent_ignored(dy, cache, *, out=None):
     """A check whose cotangents happen to be its inputs would not notice."""
     return ops.attention_backward(cache.q, cache)
@@ -111,6 +137,9 @@ CONTROLS = {    # case, op that is replaced, its broken form, tensors that must 
     "one of the heads that share": ("attention, shared keys", "attention_backward", one_of_the_heads_that_share, {"k", "v"}, ALL),
     "RMSNorm without its mean term": ("rmsnorm", "rmsnorm_backward", rmsnorm_without_its_mean_term, {"x"}, ALL),
     "cap taken for a straight line": ("attention, soft cap", "attention_backward", cap_taken_for_a_straight_line, {"q", "k"}, ALL),
+    "gates in each other's place": ("lstm", "lstm_backward", swapped_gates, {"w_x", "w_h", "b"}, ALL),
+    "truncated through time": ("lstm", "lstm_backward", truncated_through_time, {"x", "w_x", "w_h", "b", "h0", "c0"}, ALL),
+    "state of the wrong step": ("lstm", "lstm_backward", state_from_the_wrong_step, {"w_h"}, ALL),
     "float32 accumulation": ("linear", "linear_backward", float32_accumulation, {"w"}, ("complex", "adjoint")),
 }
 

@@ -338,3 +338,15 @@ def test_one_key_gives_its_value():
     draw = Draw(0)
     q, k, v = draw.normal(2, 3, 5, 7), draw.normal(2, 1, 5, 7), draw.normal(2, 1, 5, 7)
     np.testing.assert_allclose(ops.attention_forward(q, k, v)[0], np.broadcast_to(v, q.shape), rtol=1e-15)
+
+
+@both_dtypes
+@given(sizes, flags, flags, seeds)
+def test_lstm(dtype, sizes, bias, state, seed):
+    (B, T, n_in, H, _), draw = sizes, Draw(seed, dtype)
+    b, h0, c0 = draw.normal(4 * H) if bias else None, *((draw.normal(B, H), draw.normal(B, H)) if state else (None, None))
+    x, w_x, w_h = draw.normal(B, T, n_in), draw.normal(n_in, 4 * H), draw.normal(H, 4 * H)
+    y, c, _ = ops.lstm_forward(x, w_x, w_h, b, h0, c0)
+    true_y, true_c = oracle(naive.lstm, x, w_x, w_h, b, h0, c0)
+    agree(y, true_y, dtype)
+    agree(c, true_c, dtype)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_ops_naive import VISIBILITY, Draw, flags, make_spans, seeds, sizes
 
 from numpyllm import ops
-from numpyllm.models import GPT, GPTConfig
+from numpyllm.models import GPT, LSTMLM, GPTConfig, LSTMConfig
 from numpyllm.random import Draws
 
 torch = pytest.importorskip("torch")
@@ -261,3 +261,69 @@ def test_loss_and_gradients(twins):
     assert count == 10
     agree(loss / count, expected)
     agree_on_parameters(model, tensors)
+
+
+def torch_lstm(layers, H, bias):
+    """torch's nn.LSTM in float64 with these matrices [(w_x, w_h, b), ...]: its two biases are one here."""
+    lstm = torch.nn.LSTM(layers[0][0].shape[0], H, len(layers), bias=bias, batch_first=True, dtype=torch.float64)
+    with torch.no_grad():
+        for k, (w_x, w_h, b) in enumerate(layers):
+            getattr(lstm, f"weight_ih_l{k}").copy_(torch.tensor(np.array(w_x.T)))
+            getattr(lstm, f"weight_hh_l{k}").copy_(torch.tensor(np.array(w_h.T)))
+            if bias:
+                getattr(lstm, f"bias_ih_l{k}").copy_(torch.tensor(b))
+                getattr(lstm, f"bias_hh_l{k}").zero_()
+    return lstm
+
+
+@given(sizes, flags, seeds)
+def test_lstm(sizes, bias, seed):
+    (B, T, n_in, H, _), draw = sizes, Draw(seed)
+    x, w_x, w_h, h0, c0 = draw.normal(B, T, n_in), draw.normal(n_in, 4 * H), draw.normal(H, 4 * H), draw.normal(B, H), draw.normal(B, H)
+    b, dy, dc = draw.normal(4 * H) if bias else None, draw.normal(B, T, H), draw.normal(B, H)
+    y, c, cache = ops.lstm_forward(x, w_x, w_h, b, h0, c0)
+    dx, dw_x, dw_h, db, dh0, dc0 = ops.lstm_backward(dy, dc, cache)
+    lstm = torch_lstm([(w_x, w_h, b)], H, bias)
+    tx, th, tc = (torch.tensor(np.array(a), requires_grad=True) for a in (x, h0[None], c0[None]))
+    expected, (_, expected_c) = lstm(tx, (th, tc))
+    torch.autograd.backward([expected, expected_c], [torch.tensor(dy), torch.tensor(dc)[None]])
+    agree(y, expected)
+    agree(c, expected_c[0])
+    largest = max(p.grad.norm().item() for p in [*lstm.parameters(), tx, th, tc])
+    agree(dw_x.T, lstm.weight_ih_l0.grad, largest)
+    agree(dw_h.T, lstm.weight_hh_l0.grad, largest)
+    if bias:
+        agree(db, lstm.bias_ih_l0.grad, largest)
+    for found, tensor in ((dx, tx.grad), (dh0, th.grad[0]), (dc0, tc.grad[0])):
+        agree(found, tensor, largest)
+
+
+@given(sizes, flags, seeds)
+def test_lstm_language_model(sizes, tied, seed):
+    """Logits and all gradients of two layers and a head."""
+    (B, T, V, C, _), rng = sizes, np.random.default_rng(seed)
+    model = LSTMLM(LSTMConfig(n_layer=2, n_embd=C, block_size=T, vocab_size=V, tied=tied), dtype=np.float64)
+    parameters = model.parameters
+    for name in parameters:
+        parameters[name][...] = rng.standard_normal(parameters[name].shape)
+    ids, targets = rng.integers(V, size=(B, T)), rng.integers(-1, V, size=(B, T))
+    targets[0, 0] = 0
+    logits, _ = model.forward(ids)
+    loss, count = model.loss_and_gradients(ids, targets)
+    parameters.settle_gradients()
+
+    lstm = torch_lstm([tuple(parameters[f"blocks.{k}.{name}"] for name in ("w_x", "w_h", "b")) for k in range(2)], C, True)
+    wte = torch.tensor(parameters["embedding.wte"].copy(), requires_grad=True)
+    w = wte if tied else torch.tensor(parameters["head.w"].copy(), requires_grad=True)
+    expected = F.linear(lstm(F.embedding(torch.tensor(ids), wte))[0], w)
+    mean = F.cross_entropy(expected.flatten(0, 1), torch.tensor(targets).flatten(), ignore_index=-1)
+    mean.backward()
+    agree(logits, expected)
+    agree(loss / count, mean)
+    truth = {"embedding.wte": wte.grad} | ({} if tied else {"head.w": w.grad})
+    for k in range(2):
+        truth |= {f"blocks.{k}.w_x": getattr(lstm, f"weight_ih_l{k}").grad.T, f"blocks.{k}.w_h": getattr(lstm, f"weight_hh_l{k}").grad.T,
+                  f"blocks.{k}.b": getattr(lstm, f"bias_ih_l{k}").grad}
+    assert set(truth) == set(parameters)
+    for name, gradient in truth.items():
+        agree(parameters.gradient(name), gradient, max(g.norm().item() for g in truth.values()))

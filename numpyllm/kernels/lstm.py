@@ -13,18 +13,19 @@ from ..workspace import empty, mark, release
 from ._arrays import any_complex, target
 from ._jit import jit
 from ._math import sigmoid, tanh
-from .matmul import matmul, multiply, scratch_for
+from .matmul import matmul, multiply_packed, pack, panels_for
 
 CACHE_LINE = 64             # bytes
 
 
 @jit
-def _steps(scratch, y, c, gates, w_h, h0, c0):
+def _steps(panels, y, c, gates, w_h, h0, c0):
     """gates (T, B, 4H): x w_x + b, replaced by the gates. y, c (T, B, H) are written; w_h (H, 4H), h0, c0 (B, H)."""
     T, B, H = y.shape
+    pack(panels, w_h)
     for t in range(T):
         h, before = (y[t - 1], c[t - 1]) if t > 0 else (h0, c0)
-        multiply(scratch, gates[t], gates[t], 4 * H, h, w_h)                            # (2)
+        multiply_packed(gates[t], h, panels, True)                                      # (2)
         for n in range(B):
             a, y_n, c_n, before_n = gates[t, n], y[t, n], c[t, n], before[n]
             for j in range(2 * H):
@@ -40,10 +41,11 @@ def _steps(scratch, y, c, gates, w_h, h0, c0):
 
 
 @jit
-def _steps_back(scratch, da, dh, dc, dy, gates, c, w_t, c0):
+def _steps_back(panels, da, dh, dc, dy, gates, c, w_h, c0):
     """da (T, B, 4H) is written. dh, dc (B, H): the gradient of the state after the last step, replaced by that before the first;
-    dy, c (T, B, H), gates (T, B, 4H), w_t (4H, H) = w_h^T, c0 (B, H)."""
+    dy, c (T, B, H), gates (T, B, 4H), w_h (H, 4H), c0 (B, H)."""
     T, B, H = dy.shape
+    pack(panels, w_h.T)
     one = dy.dtype.type(1)
     for t in range(T - 1, -1, -1):
         before = c[t - 1] if t > 0 else c0
@@ -59,7 +61,7 @@ def _steps_back(scratch, da, dh, dc, dy, gates, c, w_t, c0):
                 d[2 * H + j] = dc_j * i * (one - g * g)                                 # (4) (3)
                 d[3 * H + j] = dh_j * q * o * (one - o)                                 # (5) (3)
                 dc_n[j] = dc_j * f                                                      # (4)
-        multiply(scratch, dh, scratch, -1, da[t], w_t)                                  # (2)
+        multiply_packed(dh, da[t], panels, False)                                       # (2)
 
 
 def lstm_forward(x, w_x, w_h, b=None, h0=None, c0=None):
@@ -69,11 +71,7 @@ def lstm_forward(x, w_x, w_h, b=None, h0=None, c0=None):
     gates, y, c = (empty((T, B, n), x.dtype) for n in (4 * H, H, H))
     height = mark()
     matmul(_rows(_time_first(x)), w_x, out=_rows(gates), add=b)                         # (1)
-    w = np.ascontiguousarray(w_h)
-    if T > 1:                           # a copy does not pay for one step
-        w = _padded((H, 4 * H), x.dtype)
-        w[...] = w_h
-    _steps(scratch_for(H, x.dtype), y, c, gates, w, _state(h0, y), _state(c0, y))
+    _steps(panels_for(H, 4 * H, x.dtype), y, c, gates, np.ascontiguousarray(w_h), _state(h0, y), _state(c0, y))
     release(height)
     y, c, gates = (a.swapaxes(0, 1) for a in (y, c, gates))
     return y, c[:, -1], LSTMCache(x, w_x, w_h, b, h0, c0, gates, y, c)
@@ -87,10 +85,8 @@ def lstm_backward(dy, dc, cache, *, out=None):
     db = None if b is None else target(out, 3, like=b)
     height = mark()
     da, before = _padded((T, B, 4 * H), x.dtype), empty((T, B, H), x.dtype)
-    w_t = _padded((4 * H, H), x.dtype)
-    w_t[...] = w_h.T                    # rows are copied into a panel faster than columns, and it is done at each step
-    _steps_back(scratch_for(4 * H, x.dtype), da, dh, dc, _time_first(dy), _time_first(gates), _time_first(c), w_t,
-                _state(c0, y.swapaxes(0, 1)))
+    _steps_back(panels_for(4 * H, H, x.dtype), da, dh, dc, _time_first(dy), _time_first(gates), _time_first(c),
+                np.ascontiguousarray(w_h), _state(c0, y.swapaxes(0, 1)))
     before[0] = 0 if h0 is None else h0
     before[1:] = y.swapaxes(0, 1)[:-1]
     if b is not None:

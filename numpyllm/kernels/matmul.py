@@ -235,6 +235,40 @@ def scratch_for(K, dtype):
 
 
 @jit
+def _copy_panel(real, size, panel, b, b_row, b_column, width, depth):
+    """So many rows and columns of b, at this address, as a panel. size: bytes of a `real`."""
+    lanes = WIDTH // size
+    if b_column == 1:
+        for i in range(depth):
+            _copy_row(real, panel + size * i * 2 * lanes, b + size * i * b_row, width)
+    else:
+        for v in range(0, width, lanes):
+            for i in range(0, depth, lanes):
+                _turn(real, panel + size * (i * 2 * lanes + v), b + size * (v * b_column + i),
+                      b_column, min(lanes, width - v), min(lanes, depth - i))
+
+
+@jit
+def _times_panel(real, size, c, c_row, d, d_row, a, a_row, a_column, panel, M, width, depth):
+    """c (M, width) = d + a (M, depth) panel, tile by tile."""
+    i = 0
+    while i < M:
+        rows = ROWS if i + ROWS <= M else 8 if i + 8 <= M else 4 if i + 4 <= M else 1
+        to, row = c + size * i * c_row, a + size * i * a_row
+        added = d + size * i * d_row if d != 0 else 0
+        i += rows
+        following = row + size * rows * a_row if i < M else row
+        if rows == ROWS:
+            _many_rows(real, to, c_row, width, added, d_row, row, a_row, a_column, following, panel, depth)
+        elif rows == 8:
+            _eight_rows(real, to, c_row, width, added, d_row, row, a_row, a_column, following, panel, depth)
+        elif rows == 4:
+            _four_rows(real, to, c_row, width, added, d_row, row, a_row, a_column, following, panel, depth)
+        else:
+            _one_row(real, to, c_row, width, added, d_row, row, a_row, a_column, following, panel, depth)
+
+
+@jit
 def product(scratch, c, c_row, d, d_row, a, a_row, a_column, b, b_row, b_column, M, N, K):
     """c (M, N) = d + a (M, K) b (K, N). Arrays are addresses and strides in entries; those of c and d have columns next to each
     other, and so have those of b or its rows. d = 0: nothing is added; d = c: added to c; d_row = 0: d is one row for all.
@@ -248,30 +282,40 @@ def product(scratch, c, c_row, d, d_row, a, a_row, a_column, b, b_row, b_column,
             d, d_row = c, c_row
         for j in range(0, N, 2 * lanes):
             width = min(2 * lanes, N - j)
-            corner = b + size * (k * b_row + j * b_column)
-            if b_column == 1:
-                for i in range(depth):
-                    _copy_row(real, panel + size * i * 2 * lanes, corner + size * i * b_row, width)
-            else:
-                for v in range(0, width, lanes):
-                    for i in range(0, depth, lanes):
-                        _turn(real, panel + size * (i * 2 * lanes + v), corner + size * (v * b_column + i),
-                              b_column, min(lanes, width - v), min(lanes, depth - i))
-            i = 0
-            while i < M:
-                rows = ROWS if i + ROWS <= M else 8 if i + 8 <= M else 4 if i + 4 <= M else 1
-                to, row = c + size * (i * c_row + j), a + size * (i * a_row + k * a_column)
-                added = d + size * (i * d_row + j) if d != 0 else 0
-                i += rows
-                following = row + size * rows * a_row if i < M else row
-                if rows == ROWS:
-                    _many_rows(real, to, c_row, width, added, d_row, row, a_row, a_column, following, panel, depth)
-                elif rows == 8:
-                    _eight_rows(real, to, c_row, width, added, d_row, row, a_row, a_column, following, panel, depth)
-                elif rows == 4:
-                    _four_rows(real, to, c_row, width, added, d_row, row, a_row, a_column, following, panel, depth)
-                else:
-                    _one_row(real, to, c_row, width, added, d_row, row, a_row, a_column, following, panel, depth)
+            _copy_panel(real, size, panel, b + size * (k * b_row + j * b_column), b_row, b_column, width, depth)
+            _times_panel(real, size, c + size * j, c_row, d + size * j if d != 0 else 0, d_row, a + size * k * a_column, a_row, a_column,
+                         panel, M, width, depth)
+
+
+def panels_for(K, N, dtype):
+    """Memory for all panels of a right factor (K, N), for `pack`: what is multiplied by many times need be copied only once."""
+    lanes = WIDTH // dtype.itemsize
+    return empty(((-(-N // (2 * lanes)) * -(-K // lanes) * 2 * lanes + 2) * lanes,), dtype)
+
+
+@jit
+def pack(panels, b):
+    """Copy b (K, N), whose columns or rows lie next to each other, into panels_for(K, N)."""
+    real, size = panels[0], panels.itemsize
+    lanes, (K, N) = WIDTH // size, b.shape
+    b_row, b_column = b.strides[0] // size, b.strides[1] // size
+    panel = (address(panels) + WIDTH - 1) // WIDTH * WIDTH
+    for j in range(0, N, 2 * lanes):
+        _copy_panel(real, size, panel, address(b) + size * j * b_column, b_row, b_column, min(2 * lanes, N - j), K)
+        panel += -(-K // lanes) * lanes * 2 * WIDTH
+
+
+@jit
+def multiply_packed(c, a, panels, add):
+    """c (M, N) = a (M, K) b, or with `add` c + a b, for the b (K, N) in these panels."""
+    real, size = panels[0], panels.itemsize
+    lanes, (M, N), K = WIDTH // size, c.shape, a.shape[1]
+    c_row, a_row, a_column = c.strides[0] // size, a.strides[0] // size, a.strides[1] // size
+    panel = (address(panels) + WIDTH - 1) // WIDTH * WIDTH
+    for j in range(0, N, 2 * lanes):
+        to = address(c) + size * j
+        _times_panel(real, size, to, c_row, to if add else 0, c_row, address(a), a_row, a_column, panel, M, min(2 * lanes, N - j), K)
+        panel += -(-K // lanes) * lanes * 2 * WIDTH
 
 
 @jit

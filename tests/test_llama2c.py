@@ -16,8 +16,8 @@ from numpyllm.errors import InputError
 from numpyllm.interop import load_decodable, load_llama2c, load_model, load_pretrained
 from numpyllm.tokenizer import ScoredTokenizer
 
-DIM, HIDDEN, LAYERS, HEADS, KV_HEADS, VOCAB, SEQ = 12, 10, 2, 6, 3, 23, 9
-HEAD = DIM // HEADS
+DIM, HIDDEN, LAYERS, HEADS, KV_HEADS, VOCAB, SEQ = 24, 10, 2, 6, 3, 23, 9
+HEAD = DIM // HEADS          # more than one pair of channels: else both pairings are the same
 
 
 def tensors(seed=0, vocab=VOCAB):
@@ -102,21 +102,18 @@ def test_a_file_is_the_function_it_was_written_for(tmp_path, version, tied):
 
 
 def test_it_goes_on_into_hugging_faces_layout(tmp_path):
-    """There pairs are half a head apart: channels are reordered, the function stays. HEAD = 2 has one pair: take a wider one too."""
+    """There pairs are half a head apart: channels are reordered, the function stays."""
     pytest.importorskip("safetensors")
-    rng = np.random.default_rng(0)
-    sizes = dict(emb=(VOCAB, 16), norm1=(1, 16), wq=(1, 16, 16), wk=(1, 8, 16), wv=(1, 8, 16), wo=(1, 16, 16), norm2=(1, 16),
-                 w1=(1, 10, 16), w2=(1, 16, 10), w3=(1, 10, 16), norm=(16,), out=(VOCAB, 16))
-    w = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()}
-    path = write(tmp_path / "model.bin", file_of(w, 1, sizes=(16, 10, 1, 2, 1, VOCAB, SEQ)))
+    path = write(tmp_path / "model.bin", file_of(tensors(), 1))
     model, _ = load_llama2c(path, dtype=np.float64)
     model.save_pretrained(tmp_path / "hf")
     again, _ = load_pretrained(tmp_path / "hf", dtype=np.float64)
-    ids = rng.integers(0, VOCAB, (2, SEQ))
+    ids = np.random.default_rng(1).integers(0, VOCAB, (2, SEQ))
     assert not again.config.rotary_interleaved and model.config.rotary_interleaved
     assert np.abs(again.forward(ids)[0] - model.forward(ids)[0]).max() < 1e-12
 
 
+GOOD = {version: file_of(tensors(), version) for version in (0, 1)}
 BAD = {
     "empty": (b"", "header of 28 bytes"),
     "text": (b"a text that is no model at all, but long enough", "must"),
@@ -132,6 +129,7 @@ BAD = {
     "version 7": (struct.pack("<Ii7iB", 0x616B3432, 7, 8, 8, 1, 2, 2, 8, 8, 1).ljust(256, b"\0"), "version 0 or 1"),
     "a short header of version 1": (struct.pack("<Ii7iB", 0x616B3432, 1, 8, 8, 1, 2, 2, 8, 8, 1), "256 bytes"),
     "a flag of 2": (struct.pack("<Ii7iB", 0x616B3432, 1, 8, 8, 1, 2, 2, 8, 8, 2).ljust(256, b"\0"), "a flag of 0 or 1"),
+    "no zeros after the header": (GOOD[1][:255] + b"\1" + GOOD[1][256:], "then zeros"),
     "truncated": (file_of(tensors())[:-1], "truncated"),
     "longer": (file_of(tensors()) + b"\0", "truncated, or no model"),
     "NaN": (file_of(tensors() | {"w3": np.full((LAYERS, HIDDEN, DIM), np.nan, np.float32)}), '"w3 0" must hold finite numbers'),
@@ -146,9 +144,6 @@ def test_a_hostile_model_is_refused_before_anything_large_is_allocated(tmp_path,
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3e6
-
-
-GOOD = {version: file_of(tensors(), version) for version in (0, 1)}
 
 
 @given(version=st.sampled_from([0, 1]), flips=st.lists(st.integers(0, 300 * 8 - 1), max_size=4), cut=st.none() | st.integers(0, 300))
@@ -173,9 +168,9 @@ def test_a_damaged_model_is_refused_or_has_other_numbers(tmp_path_factory, versi
 
 # ---- tokenizers --------------------------------------------------------------------------------------------------
 
-WORDS = [" ", "a", "b", "n", "é", "an", " b", "ana", " an", "na", "ba", "bana", "\n"]
+WORDS = [" ", "a", "b", "n", "é", "an", " b", "ana", " an", "na", "ba", "bana", "\n", "汉a"]      # the last is never reached: 汉 is no token
 TOKENS = ["<unk>", "\n<s>\n", "\n</s>\n", *(f"<0x{i:02X}>" for i in range(256)), *WORDS]
-SCORES = [0.0] * 259 + [-20.0 - i for i in range(5)] + [-3.0, -1.0, -2.0, -4.0, -5.0, -6.0, -6.5, -30.0]
+SCORES = [0.0] * 259 + [-20.0 - i for i in range(5)] + [-3.0, -1.0, -2.0, -4.0, -5.0, -6.0, -6.5, -30.0, -0.5]
 
 
 def tokenizer_bin(tokens=TOKENS, scores=SCORES):

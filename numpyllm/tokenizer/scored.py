@@ -37,7 +37,7 @@ class ScoredTokenizer(Tokenizer):
             raise InputError("tokens must be strings, not empty, no surrogates")
         if tuple(tokens[:FIRST]) != (*SPELT, *BYTES):
             raise InputError(f"tokens must begin with <unk>, <s>, </s> and the 256 bytes as <0x00> to <0xFF>, got {tokens[:4]!r} and so "
-                             f"on, {len(tokens):,} in all: was it written by a version of llama2.c before August 2023?")
+                             f"on, {len(tokens):,} in all: was it written by an early version of llama2.c?")
         if len(scores) != len(tokens) or not all(type(score) in (int, float) and math.isfinite(score) for score in scores):
             raise InputError(f"each of {len(tokens):,} tokens must have a score that is a finite number, got {len(scores):,} scores")
         self.tokens, self.scores = tokens, scores

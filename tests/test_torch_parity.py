@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from test_ops_naive import VISIBILITY, Draw, flags, make_spans, seeds, sizes
+from test_ops_naive import PATTERNS, VISIBILITY, Draw, flags, make_spans, seeds, sizes
 
 from numpyllm import ops
 from numpyllm.models import GPT, LSTMLM, GPTConfig, LSTMConfig
@@ -130,6 +130,75 @@ def probabilities(q, k, mask):
     """q (B, H, T, D), k (B, H, S, D) -> (B, H, T, S); a query without keys has none of its probability anywhere."""
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     return F.softmax(scores.masked_fill(~mask, -1e300), dim=-1) * mask
+
+
+@given(sizes, st.sampled_from((1e-5, 0.1)), seeds)
+def test_rmsnorm(sizes, eps, seed):
+    (B, T, C, _, _), draw = sizes, Draw(seed)
+    assume(C > 1)
+    x, r, w = draw.spread_out(B, T, C), draw.normal(B, T, C), draw.normal(C)
+    parity("rmsnorm", lambda x, w: F.rms_norm(x, (C,), w, eps), x, w, eps=eps)
+    parity("residual_rmsnorm", lambda x, r, w: (x + r, F.rms_norm(x + r, (C,), w, eps)), x - r, r, w, eps=eps)
+
+
+@given(sizes, seeds)
+def test_activations(sizes, seed):
+    draw = Draw(seed)
+    x, gate = 2 * draw.normal(*sizes[:3]), 2 * draw.normal(*sizes[:3])
+    parity("relu", F.relu, x)
+    parity("squared_relu", lambda x: F.relu(x) ** 2, x)
+    parity("silu", F.silu, x)
+    parity("swiglu", lambda gate, x: F.silu(gate) * x, gate, x)
+
+
+@given(sizes, flags, seeds)
+def test_rotary(sizes, interleaved, seed):
+    (B, T, H, half, _), draw = sizes, Draw(seed)
+    x, angles = draw.normal(B, T, H, 2 * half), ops.rotary_angles(draw.integers(100, B, T), 2 * half)
+
+    def turn(x, cos, sin):
+        a, b = (x[..., 0::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
+        z = torch.complex(a, b) * torch.complex(cos, sin)[:, :, None]
+        return torch.view_as_real(z).flatten(-2) if interleaved else torch.cat((z.real, z.imag), dim=-1)
+
+    *ys, cache = ops.rotary_forward(x, *angles, interleaved=interleaved)
+    dy, t = draw.normal(*x.shape), torch.tensor(x, requires_grad=True)
+    expected = turn(t, *map(torch.tensor, angles))
+    expected.backward(torch.tensor(dy))
+    agree(ys[0], expected)
+    agree_on_gradients([ops.rotary_backward(dy, cache)], [t])
+
+
+@given(sizes, st.sampled_from((1, 2, 3)), st.sampled_from(sorted(PATTERNS)), flags, seeds)
+def test_attention_with_shared_keys_patterns_and_slopes(sizes, share, pattern, alibi, seed):
+    (B, T, G, D, more), draw, H = sizes, Draw(seed), share * sizes[2]
+    S, (make, option) = T + more, PATTERNS[pattern]
+    q, k, v = draw.normal(B, T, H, D), draw.normal(B, S, G, D), draw.normal(B, S, G, D)
+    visible = torch.tensor([[naive.sees(pattern, t, s, 3) for s in range(S)] for t in range(S - T, S)])
+    slopes = ops.alibi_slopes(H) if alibi else None
+    distance = torch.arange(S - T, S)[:, None] - torch.arange(S)
+    bias = -torch.tensor(slopes)[:, None, None] * distance if alibi else torch.zeros(H, T, S, dtype=torch.float64)
+    mask = bias.masked_fill(~visible, -math.inf)
+
+    def reference(q, k, v):
+        q, k, v = (a.transpose(1, 2) for a in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True).transpose(1, 2)
+
+    parity("attention", reference, q, k, v, spans=make(T, S, **({option: 3} if option else {})), slopes=slopes)
+
+
+@given(sizes, st.sampled_from((0.7, 5.0)), seeds)
+def test_attention_with_a_soft_cap(sizes, softcap, seed):
+    (B, T, H, D, more), draw = sizes, Draw(seed)
+    q, k, v = draw.normal(B, T, H, D), draw.normal(B, T + more, H, D), draw.normal(B, T + more, H, D)
+    hidden = ~torch.ones(T, T + more, dtype=torch.bool).tril(more)
+
+    def reference(q, k, v):
+        q, k, v = (a.transpose(1, 2) for a in (q, k, v))
+        scores = softcap * torch.tanh(q @ k.transpose(-1, -2) / math.sqrt(D) / softcap)
+        return (F.softmax(scores.masked_fill(hidden, -math.inf), dim=-1) @ v).transpose(1, 2)
+
+    parity("attention", reference, q, k, v, spans=ops.causal_spans(T, T + more), softcap=softcap)
 
 
 @given(sizes, st.sampled_from((-1, -100, 0)), st.sampled_from((0.0, 0.1, 0.7)), seeds)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from strategies import seeds
 
 from numpyllm.errors import InputError
-from numpyllm.inference import (Continuation, Decoder, Sampling, TextStream, beam_search, candidates, choose, generate, generate_many,
-                                generate_text, log_softmax, stream_text, token_probabilities)
+from numpyllm.inference import (Continuation, Decoder, Sampling, TextStream, beam_search, candidates, choose, continue_text, generate,
+                                generate_many, generate_text, log_softmax, stream_text, token_probabilities)
 from numpyllm.models import GPT, GPTConfig
 from numpyllm.tokenizer import BytePairTokenizer
 
@@ -176,6 +176,16 @@ def test_guessing_ahead_saves_passes(model, monkeypatch):
     monkeypatch.setattr(Decoder, "extend", lambda self, tokens, sequence=0: calls.append(len(tokens)) or extend(self, tokens, sequence))
     tokens = list(generate(model, [1], 60, temperature=0, lookup=4))
     assert len(calls) < 50 and max(calls) > 1 and len(tokens) == 60       # a small model repeats itself
+
+
+def test_guesses_are_counted(model):
+    text = Continuation([1], 60, sampling=Sampling(temperature=0))
+    with Decoder(model) as decoder:
+        tokens = list(continue_text(decoder, text, lookup=4))
+    assert 0 < text.right <= text.guessed and len(tokens) == 60
+    plain = Continuation([1], 60, sampling=Sampling(temperature=0))
+    with Decoder(model) as decoder:
+        assert list(continue_text(decoder, plain)) == tokens and plain.guessed == plain.right == 0
 
 
 def test_several_prompts_side_by_side_are_what_they_are_alone(model):

@@ -87,7 +87,8 @@ def _write(decoder, tokenizer, text, args):
     print()
     if text.tokens and sys.stderr.isatty():
         seconds = time.perf_counter() - started
-        print(f"numpyllm: {len(text.tokens)} tokens after {len(text.prompt)}, {len(text.tokens) / seconds:,.0f} a second", file=sys.stderr)
+        guesses = f"; {text.right} of {text.guessed} guesses came true" if args.lookup else ""
+        print(f"numpyllm: {len(text.tokens)} tokens after {len(text.prompt)}, {len(text.tokens) / seconds:,.0f} a second{guesses}", file=sys.stderr)
 
 
 def _prompts():

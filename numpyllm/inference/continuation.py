@@ -34,6 +34,7 @@ class Continuation:
                  logprobs=None):
         self.prompt = [int(i) for i in ids]
         self.tokens, self.logprobs = [], []
+        self.guessed, self.right = 0, 0         # tokens that were guessed ahead (lookup.py), and that came true
         self.finish_reason = None if max_new_tokens > 0 else "length"
         self._most, self._sampling, self._seed, self._index = max_new_tokens, sampling, seed, index
         self._stop_token, self._n_vocab, self._note = stop_token, n_vocab, logprobs

@@ -25,7 +25,7 @@ def generate(model, ids, max_new_tokens, *, seed=0, stop_token=None, lookup=0, *
 
 
 def continue_text(decoder, text, *, sequence=0, lookup=0):
-    """Yield the tokens of one Continuation as they are chosen."""
+    """Yield the tokens of one Continuation as they are chosen. text.guessed and text.right count guesses, and those that came true."""
     rows, guesses = [decoder.start(text.prompt, sequence)], []
     while True:
         fed = decoder.length(sequence) - len(guesses)               # tokens before the guesses
@@ -38,9 +38,11 @@ def continue_text(decoder, text, *, sequence=0, lookup=0):
                 return
             if right == len(guesses) or guesses[right] != token:
                 break
+            text.right += 1
         decoder.cut(fed + right, sequence)
         if lookup:
             guesses = propose(text.prompt + text.tokens, min(lookup, decoder.room(sequence) - 1))
+            text.guessed += len(guesses)
         rows = decoder.extend([token, *guesses], sequence)
 
 

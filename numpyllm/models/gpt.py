@@ -17,12 +17,13 @@ import numpy as np
 from .. import ops as text
 from ..config import option, require_between, require_flag, require_one_of, require_whole
 from ..errors import InputError
-from ..layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, Layer, LayerNorm, Past, RMSNorm, Rotary,
+from ..layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, LayerNorm, Past, RMSNorm, Rotary,
                       TokenEmbedding, TokenPositionEmbedding)
 from ..ops import causal_spans, fixed_spans, sinusoidal_positions, strided_spans, window_spans
 from ..parameters import Parameters
-from ..workspace import mark, release
+from ..workspace import mark
 from .estimate import Estimate, estimate
+from .language_model import LanguageModel
 
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
@@ -112,13 +113,10 @@ class GPTCache(NamedTuple):
     draws: object           # for dropout in a block that is recomputed
 
 
-class GPT(Layer):
+class GPT(LanguageModel):
     """A GPT with its parameters. ops is the backend: numpyllm.ops or anything that has the same functions.
 
-    recompute=True keeps only the input of each block for the backward and runs the block's forward again there: less
-    memory, a third more work, the same gradients to the bit (Chen et al. 2016).
-
-    seed None leaves the parameters at zero, for who loads them.
+    seed None leaves the parameters at zero, for who loads them. recompute: LanguageModel's.
 
     Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with 1 <= T <= block_size.
     """
@@ -132,42 +130,6 @@ class GPT(Layer):
         self.head = Head(config.n_embd, config.vocab_size, tied_to=self.embedding if config.tied else None)
         self.parameters = Parameters(self.specs(), seed=seed, dtype=dtype) if parameters is None else parameters
         self.bind(self.parameters, ops)
-
-    def forward(self, ids, draws=None):
-        """ids (B, T) -> logits (B, T, V), GPTCache. Dropout acts only when Draws are given."""
-        h, cache = self._trunk(ids, draws)
-        logits, c_head = self.head.forward(h)
-        return logits, cache._replace(head=c_head)
-
-    def backward(self, dlogits, cache):
-        """dlogits (B, T, V) -> nothing; contributes to parameters.grad, as loss_and_gradients does."""
-        self._trunk_backward(self.head.backward(dlogits, cache.head), cache)
-
-    def loss(self, ids, targets):
-        """ids, targets (B, T), -1 where nothing is asked -> sum of the loss in nats, number of counted targets."""
-        targets, height = self._checked_targets(ids, targets), mark()
-        x, _ = self.embedding.forward(self.check_ids(ids))
-        for block in self.blocks:
-            y, _ = block.forward(x)
-            x = release(height, keep=y)                                     # no backward will want what it left
-        h, _ = self.norm.forward(x)
-        loss = self.head.loss(h, targets)
-        release(height)
-        return loss
-
-    def loss_and_gradients(self, ids, targets, *, scale=None, draws=None):
-        """As loss, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale None is 1 / count, the mean's.
-
-        A step begins with parameters.clear_gradients() and ends with settle_gradients(): in between the first contribution to
-        a gradient overwrites, later ones add.
-        """
-        targets = self._checked_targets(ids, targets)
-        if scale is None:
-            scale = 1 / max(1, int((targets != -1).sum()))
-        h, cache = self._trunk(ids, draws)
-        loss, count, dh = self.head.loss_forward_backward(h, targets, scale)
-        self._trunk_backward(dh, cache)
-        return loss, count
 
     def past(self, sequences=1):
         """Room for the keys and values of so many sequences, for `step`."""
@@ -193,10 +155,6 @@ class GPT(Layer):
             x = block.step(x, layer_past)
         return self.norm.step(x, None)
 
-    def astype(self, dtype):
-        """An independent copy in another dtype: float64 or complex128 for checks."""
-        return GPT(self.config, ops=self.ops, parameters=self.parameters.astype(dtype), recompute=self.recompute)
-
     @classmethod
     def from_pretrained(cls, folder, **options):
         """The GPT-2 or Llama in a folder of Hugging Face's layout; options and errors are those of numpyllm.interop.load_pretrained,
@@ -209,61 +167,31 @@ class GPT(Layer):
         from ..interop import save_pretrained
         save_pretrained(folder, self, tokenizer, **options)
 
-    def replica(self, parameters):
-        """The same model on other Parameters, which may share their arrays with these: for another thread."""
-        return GPT(self.config, ops=self.ops, parameters=parameters, recompute=self.recompute)
-
-    def n_params(self, *, embedding=True):
-        """Number of parameters; without `embedding`, those of the position and the token table are left out."""
-        tables = 0 if embedding else sum(math.prod(spec.shape) for spec in self.embedding.own_specs().values())
-        return self.parameters.count() - tables
-
     def estimate(self, batch_size) -> Estimate:
         """Memory and FLOPs of a training step with this batch size, without running it."""
         return estimate(self.config, batch_size, itemsize=self.parameters.dtype.itemsize)
 
+    def check_ids(self, ids):
+        """As LanguageModel's, and no more of them than the model can see."""
+        return super().check_ids(ids, self.config.block_size)
+
     def _trunk(self, ids, draws):
         """Everything below the head: ids (B, T) -> h (B, T, C), cache."""
-        x, c_embedding = self.embedding.forward(self.check_ids(ids))     # (1)
+        x, c_embedding = self.embedding.forward(self.check_ids(ids))        # (1)
         x, c_dropout = self.dropout.forward(x, draws)                       # (2)
-        c_blocks = []
-        for block in self.blocks:
-            if self.recompute:
-                height, c_block = mark(), x
-                y, _ = block.forward(x, draws)                              # (3)  only its input is kept
-                x = release(height, keep=y)
-            else:
-                x, c_block = block.forward(x, draws)                        # (3)
-            c_blocks.append(c_block)
+        x, c_blocks = self._blocks_forward(x, draws)                        # (3)
         h, c_norm = self.norm.forward(x)                                    # (4)
         return h, GPTCache(c_embedding, c_dropout, c_blocks, c_norm, None, draws)
 
     def _trunk_backward(self, dh, cache):
         height = mark()
         dx = self.norm.backward(dh, cache.norm)                             # (4)
-        for block, c_block in zip(reversed(self.blocks), reversed(cache.blocks), strict=True):
-            if self.recompute:
-                _, c_block = block.forward(c_block, cache.draws)
-            dx = release(height, keep=block.backward(dx, c_block))          # (3)
+        dx = self._blocks_backward(dx, cache.blocks, cache.draws, height)   # (3)
         dx = self.dropout.backward(dx, cache.dropout)                       # (2)
         self.embedding.backward(dx, cache.embedding)                        # (1)
 
-    def check_ids(self, ids):
-        """ids as an array (B, T). InputError unless they are integers that this model knows, and no more than it can see."""
-        ids = np.asarray(ids)
-        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
-            raise InputError(f"ids must be integers of shape (batch, time), got {ids.dtype} of shape {ids.shape}")
-        if not 1 <= ids.shape[1] <= self.config.block_size:
-            raise InputError(f"a context must have 1 to block_size={self.config.block_size} tokens, got {ids.shape[1]}")
-        _check_range("ids", ids, 0, self.config.vocab_size)
-        return ids
-
-    def _checked_targets(self, ids, targets):
-        targets = np.asarray(targets)
-        if targets.shape != np.shape(ids) or not np.issubdtype(targets.dtype, np.integer):
-            raise InputError(f"targets must be integers shaped like ids {np.shape(ids)}, got {targets.dtype} of shape {targets.shape}")
-        _check_range("targets", targets, -1, self.config.vocab_size)
-        return targets
+    def _top(self, x):
+        return self.norm.forward(x)[0]
 
 
 def _embedding(config):
@@ -300,9 +228,3 @@ def _pattern(name, window):
     if name == "causal":
         return causal_spans
     return partial(PATTERNS[name], **{"window" if name == "window" else "stride": window})
-
-
-def _check_range(name, values, low, high):
-    if values.size and (values.min() < low or values.max() >= high):
-        raise InputError(f"{name} must lie in [{low}, {high}), got {values.min()} to {values.max()}: "
-                         "was the text encoded with this model's tokenizer?")

@@ -13,11 +13,11 @@ import numpy as np
 
 from .. import ops as text
 from ..config import option, require_between, require_whole
-from ..errors import InputError
-from ..layers import Dropout, Head, Layer, LSTMBlock, LSTMState, TokenEmbedding
+from ..layers import Dropout, Head, LSTMBlock, LSTMState, TokenEmbedding
 from ..parameters import Parameters
-from ..workspace import mark, release
+from ..workspace import mark
 from .estimate import Estimate
+from .language_model import LanguageModel
 
 EMBEDDING_STD = 0.1         # no norm will scale what a token's vector brings to the gates, as in a GPT
 
@@ -46,7 +46,7 @@ class LSTMLMCache(NamedTuple):
     draws: object           # for dropout in a block that is recomputed
 
 
-class LSTMLM(Layer):
+class LSTMLM(LanguageModel):
     """An LSTM language model with its parameters; ops, seed, dtype, parameters and recompute as for GPT.
 
     Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with T >= 1.
@@ -60,40 +60,6 @@ class LSTMLM(Layer):
         self.head = Head(config.n_embd, config.vocab_size, tied_to=self.embedding if config.tied else None)
         self.parameters = Parameters(self.specs(), seed=seed, dtype=dtype) if parameters is None else parameters
         self.bind(self.parameters, ops)
-
-    def forward(self, ids, draws=None):
-        """ids (B, T) -> logits (B, T, V), LSTMLMCache. Dropout acts only when Draws are given."""
-        h, cache = self._trunk(ids, draws)
-        logits, c_head = self.head.forward(h)
-        return logits, cache._replace(head=c_head)
-
-    def backward(self, dlogits, cache):
-        """dlogits (B, T, V) -> nothing; contributes to parameters.grad, as loss_and_gradients does."""
-        self._trunk_backward(self.head.backward(dlogits, cache.head), cache)
-
-    def loss(self, ids, targets):
-        """ids, targets (B, T), -1 where nothing is asked -> sum of the loss in nats, number of counted targets."""
-        targets, height = self._checked_targets(ids, targets), mark()
-        x, _ = self.embedding.forward(self.check_ids(ids))
-        for block in self.blocks:
-            y, _ = block.forward(x)
-            x = release(height, keep=y)                           # no backward will want what it left
-        loss = self.head.loss(x, targets)
-        release(height)
-        return loss
-
-    def loss_and_gradients(self, ids, targets, *, scale=None, draws=None):
-        """As loss, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale None is 1 / count, the mean's.
-
-        A step begins with parameters.clear_gradients() and ends with settle_gradients(), as for GPT.
-        """
-        targets = self._checked_targets(ids, targets)
-        if scale is None:
-            scale = 1 / max(1, int((targets != -1).sum()))
-        h, cache = self._trunk(ids, draws)
-        loss, count, dh = self.head.loss_forward_backward(h, targets, scale)
-        self._trunk_backward(dh, cache)
-        return loss, count
 
     def past(self, sequences=1):
         """The state of so many sequences before their first token, for `step`."""
@@ -114,18 +80,6 @@ class LSTMLM(Layer):
         past.lengths += x.shape[1]
         return x
 
-    def astype(self, dtype):
-        """An independent copy in another dtype: float64 or complex128 for checks."""
-        return self.replica(self.parameters.astype(dtype))
-
-    def replica(self, parameters):
-        """The same model on other Parameters, which may share their arrays with these: for another thread."""
-        return LSTMLM(self.config, ops=self.ops, parameters=parameters, recompute=self.recompute)
-
-    def n_params(self, *, embedding=True):
-        """Number of parameters; without `embedding`, those of the token table are left out."""
-        return self.parameters.count() - (0 if embedding else self.embedding.wte.size)
-
     def estimate(self, batch_size) -> Estimate:
         """Memory and FLOPs of a training step with this batch size, without running it."""
         return estimate_lstm(self.config, batch_size, itemsize=self.parameters.dtype.itemsize)
@@ -133,42 +87,14 @@ class LSTMLM(Layer):
     def _trunk(self, ids, draws):
         """Everything below the head: ids (B, T) -> h (B, T, C), cache."""
         x, c_embedding = self.embedding.forward(self.check_ids(ids))                    # (1)
-        c_blocks = []
-        for block in self.blocks:
-            if self.recompute:
-                height, c_block = mark(), x
-                y, _ = block.forward(x, draws)                                          # (2)  only its input is kept
-                x = release(height, keep=y)
-            else:
-                x, c_block = block.forward(x, draws)                                    # (2)
-            c_blocks.append(c_block)
+        x, c_blocks = self._blocks_forward(x, draws)                                    # (2)
         h, c_dropout = self.dropout.forward(x, draws)                                   # (3)
         return h, LSTMLMCache(c_embedding, c_blocks, c_dropout, None, draws)
 
     def _trunk_backward(self, dh, cache):
-        dx, height = self.dropout.backward(dh, cache.dropout), mark()                   # (3)
-        for block, c_block in zip(reversed(self.blocks), reversed(cache.blocks), strict=True):
-            if self.recompute:
-                _, c_block = block.forward(c_block, cache.draws)
-            dx = release(height, keep=block.backward(dx, c_block))                # (2)
+        dx = self.dropout.backward(dh, cache.dropout)                                   # (3)
+        dx = self._blocks_backward(dx, cache.blocks, cache.draws, mark())               # (2)
         self.embedding.backward(dx, cache.embedding)                                    # (1)
-
-    def check_ids(self, ids):
-        """ids as an array (B, T). InputError unless they are integers that this model knows."""
-        ids = np.asarray(ids)
-        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
-            raise InputError(f"ids must be integers of shape (batch, time), got {ids.dtype} of shape {ids.shape}")
-        if ids.shape[1] < 1:
-            raise InputError("a context must have at least one token, got none")
-        _check_range("ids", ids, 0, self.config.vocab_size)
-        return ids
-
-    def _checked_targets(self, ids, targets):
-        targets = np.asarray(targets)
-        if targets.shape != np.shape(ids) or not np.issubdtype(targets.dtype, np.integer):
-            raise InputError(f"targets must be integers shaped like ids {np.shape(ids)}, got {targets.dtype} of shape {targets.shape}")
-        _check_range("targets", targets, -1, self.config.vocab_size)
-        return targets
 
 
 def estimate_lstm(config, batch_size, *, itemsize=4):
@@ -184,9 +110,3 @@ def estimate_lstm(config, batch_size, *, itemsize=4):
     passing = max(3 * N * V, (4 + 3) * N * C)
     return Estimate(number, number * itemsize, number * itemsize, 2 * number * itemsize, (kept + passing) * itemsize + masks,
                     3 * 2 * N * (8 * C * C * L + C * V))
-
-
-def _check_range(name, values, low, high):
-    if values.size and (values.min() < low or values.max() >= high):
-        raise InputError(f"{name} must lie in [{low}, {high}), got {values.min()} to {values.max()}: "
-                         "was the text encoded with this model's tokenizer?")

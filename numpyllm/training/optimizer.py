@@ -1,6 +1,7 @@
 """Optimisers over a model's flat arrays, and the norm of the gradient."""
 
 import math
+from abc import ABC, abstractmethod
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from ..parameters import aligned_zeros
 CHUNK = 1 << 16     # entries summed in the gradient's own precision before float64 takes over
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Updates the trainable part of some Parameters. state maps names to flat arrays of its size: with `steps`, the updates
     made, all that a checkpoint has to keep.
 
@@ -43,9 +44,9 @@ class Optimizer:
                 self.rule(self.parameters.data[some], self.parameters.grad[some],
                           *(array[some] for array in self.state.values()), lr=lr, weight_decay=decay, scale=scale)
 
+    @abstractmethod
     def rule(self, p, g, *state, lr, weight_decay, scale):
         """The update of these slices, in place."""
-        raise NotImplementedError
 
 
 class AdamW(Optimizer):

@@ -1,0 +1,86 @@
+"""A case for every kind of model, with its loss."""
+
+import numpy as np
+
+from .. import ops as text
+from ..models import GPT, LSTMLM, EncoderDecoder, EncoderDecoderConfig, GPTConfig, LSTMConfig
+from ..random import Draws
+from .case import bound_case, even, lengths, some_targets
+
+
+def _gpt(rng, z, ops, **choices):
+    size = even(z.D) if choices.get("position") == "rotary" else z.D
+    heads = 2 * z.H if "n_kv_head" in choices else z.H
+    return _model(rng, z, ops, GPT, GPTConfig, n_head=heads, n_embd=heads * size, **choices)
+
+
+def _lstm_lm(rng, z, ops, **choices):
+    return _model(rng, z, ops, LSTMLM, LSTMConfig, n_embd=z.C, **choices)
+
+
+def _model(rng, z, ops, model_class, config_class, logits=False, recompute=False, **choices):
+    config = config_class(n_layer=2, block_size=z.S, vocab_size=z.V, **choices)
+    ids, targets = rng.integers(0, z.V, (z.B, z.T)), some_targets(rng, z)
+    draws = Draws(0) if config.dropout else None
+
+    def loss(model):
+        scores, _ = model.forward(ids, draws)
+        return text.cross_entropy_forward(scores, targets)[::2]
+
+    def loss_back(model, dloss, cache):
+        model.loss_and_gradients(ids, targets, scale=dloss, draws=draws)
+
+    if logits:
+        call, back = lambda model: model.forward(ids, draws), lambda model, dy, cache: model.backward(dy, cache)
+    else:
+        call, back = loss, loss_back
+    return bound_case(rng, lambda: model_class(config, ops=ops, recompute=recompute), ops, call, back)
+
+
+def _encoder_decoder(rng, z, ops, logits=False, n_layer=2, **choices):
+    """Sources and targets of several lengths; label smoothing in the loss."""
+    config = EncoderDecoderConfig(n_layer=n_layer, n_head=z.H, n_embd=z.H * z.D, block_size=z.S, vocab_size=z.V, label_smoothing=0.1,
+                                  **choices)
+    sources, targets = rng.integers(0, config.source_vocab_size, (z.B, z.S)), rng.integers(0, z.V, (z.B, z.T))
+    for ids in (sources, targets):
+        ids[np.arange(ids.shape[1]) >= lengths(rng, z, ids.shape[1])[:, None]] = -1
+    draws = Draws(0) if config.dropout else None
+
+    def loss(model):
+        scores, _ = model.forward(sources, model.shifted(targets), draws)
+        return text.cross_entropy_forward(scores, targets, label_smoothing=0.1)[::2]
+
+    def loss_back(model, dloss, cache):
+        model.loss_and_gradients(sources, targets, scale=dloss, draws=draws)
+
+    if logits:
+        call = lambda model: model.forward(sources, model.shifted(targets), draws)
+        back = lambda model, dy, cache: model.backward(dy, cache)
+    else:
+        call, back = loss, loss_back
+    return bound_case(rng, lambda: EncoderDecoder(config, ops=ops), ops, call, back)
+
+
+MODELS = {
+    "GPT, tied": _gpt,
+    "GPT, tied, from logits": lambda *a: _gpt(*a, logits=True),
+    "GPT, tied, no bias": lambda *a: _gpt(*a, bias=False),
+    "GPT, untied": lambda *a: _gpt(*a, tied=False),
+    "GPT, untied, no bias": lambda *a: _gpt(*a, tied=False, bias=False),
+    "GPT, tied, dropout": lambda *a: _gpt(*a, dropout=0.3),
+    "GPT, tied, dropout, recomputed": lambda *a: _gpt(*a, dropout=0.3, recompute=True),
+    "GPT, as Llama": lambda *a: _gpt(*a, position="rotary", norm="rmsnorm", mlp="swiglu", n_hidden=11, n_kv_head=1, bias=False,
+                                  tied=False),
+    "GPT, ALiBi, window, squared ReLU": lambda *a: _gpt(*a, position="alibi", attention="window", window=2, mlp="squared_relu"),
+    "GPT, post-norm, sinusoidal, fixed": lambda *a: _gpt(*a, position="sinusoidal", pre_norm=False, attention="fixed", window=2, mlp="relu"),
+    "EncoderDecoder, pre, tied": _encoder_decoder,
+    "EncoderDecoder, pre, untied": lambda *a: _encoder_decoder(*a, logits=True, n_layer=1, tied=False,
+                                                               source_vocab_size=a[1].V + 2),
+    "EncoderDecoder, post, shared": lambda *a: _encoder_decoder(*a, n_layer=1, pre_norm=False, shared=True),
+    "EncoderDecoder, post, untied": lambda *a: _encoder_decoder(*a, n_layer=1, pre_norm=False, tied=False, bias=False,
+                                                                dropout=0.3),
+    "LSTM, tied": _lstm_lm,
+    "LSTM, tied, from logits": lambda *a: _lstm_lm(*a, logits=True),
+    "LSTM, untied, dropout": lambda *a: _lstm_lm(*a, tied=False, dropout=0.3),
+    "LSTM, tied, dropout, recomputed": lambda *a: _lstm_lm(*a, dropout=0.3, recompute=True),
+}

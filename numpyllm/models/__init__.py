@@ -23,4 +23,4 @@ ARCHITECTURES = {"gpt": Architecture(GPT, GPTConfig, estimate), "lstm": Architec
 
 def architecture_of(model):
     """The name under which checkpoints and command lines know what kind of model this is."""
-    return next(name for name, architecture in ARCHITECTURES.items() if isinstance(model, architecture.model))
+    return next(name for name, architecture in ARCHITECTURES.items() if type(model) is architecture.model)

@@ -18,7 +18,7 @@ def _lstm_lm(rng, z, ops, **choices):
     return _model(rng, z, ops, LSTMLM, LSTMConfig, n_embd=z.C, **choices)
 
 
-def _model(rng, z, ops, model_class, config_class, logits=False, recompute=False, **choices):
+def _model(rng, z, ops, model_class, config_class, logits=False, recompute=False, trainable=None, **choices):
     config = config_class(n_layer=2, block_size=z.S, vocab_size=z.V, **choices)
     ids, targets = rng.integers(0, z.V, (z.B, z.T)), some_targets(rng, z)
     draws = Draws(0) if config.dropout else None
@@ -34,7 +34,7 @@ def _model(rng, z, ops, model_class, config_class, logits=False, recompute=False
         call, back = lambda model: model.forward(ids, draws), lambda model, dy, cache: model.backward(dy, cache)
     else:
         call, back = loss, loss_back
-    return bound_case(rng, lambda: model_class(config, ops=ops, recompute=recompute), ops, call, back)
+    return bound_case(rng, lambda: model_class(config, ops=ops, recompute=recompute), ops, call, back, trainable=trainable)
 
 
 def _encoder_decoder(rng, z, ops, logits=False, n_layer=2, **choices):
@@ -73,6 +73,9 @@ MODELS = {
                                   tied=False),
     "GPT, ALiBi, window, squared ReLU": lambda *a: _gpt(*a, position="alibi", attention="window", window=2, mlp="squared_relu"),
     "GPT, post-norm, sinusoidal, fixed": lambda *a: _gpt(*a, position="sinusoidal", pre_norm=False, attention="fixed", window=2, mlp="relu"),
+    "GPT, tied, first block and table frozen": lambda *a: _gpt(*a, trainable=lambda name: name.startswith(("blocks.1", "norm"))),
+    "GPT, untied, table and biases trained": lambda *a: _gpt(*a, tied=False, dropout=0.3,
+                                                             trainable=lambda name: name == "embedding.wte" or name.endswith(".b")),
     "EncoderDecoder, pre, tied": _encoder_decoder,
     "EncoderDecoder, pre, untied": lambda *a: _encoder_decoder(*a, logits=True, n_layer=1, tied=False,
                                                                source_vocab_size=a[1].V + 2),
@@ -83,4 +86,5 @@ MODELS = {
     "LSTM, tied, from logits": lambda *a: _lstm_lm(*a, logits=True),
     "LSTM, untied, dropout": lambda *a: _lstm_lm(*a, tied=False, dropout=0.3),
     "LSTM, tied, dropout, recomputed": lambda *a: _lstm_lm(*a, dropout=0.3, recompute=True),
+    "LSTM, tied, biases trained": lambda *a: _lstm_lm(*a, trainable=lambda name: name.endswith(".b")),
 }

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..layers import Layer
+from ..parameters import Parameters
 from ..workspace import mark, release
 
 
@@ -19,9 +20,20 @@ class LanguageModel(Layer):
         _trunk_backward(dh, cache)
         _top(x) -> h                                    what comes between the last block and the head, when nothing is dropped
 
+    trainable(name) -> bool says of each parameter whether it is trained; None: all are. A frozen one has no gradient and no moments,
+    and no work is done for either: the backward ends at the lowest block in which anything is trained, and blocks below keep
+    nothing for it.
+
     recompute=True keeps only the input of each block for the backward and runs the block's forward again there: less
     memory, a third more work, the same gradients to the bit (Chen et al. 2016).
     """
+
+    def _complete(self, ops, seed, dtype, parameters, trainable):
+        """The end of a model's __init__: once its layers are there, they are given parameters, these or new ones."""
+        if parameters is None:
+            parameters = Parameters(self.specs(), seed=seed, dtype=dtype, trainable=trainable)
+        self.parameters = parameters
+        self.bind(parameters, ops)
 
     def forward(self, ids, draws=None):
         """ids (B, T) -> logits (B, T, V), cache. Dropout acts only when Draws are given."""
@@ -86,10 +98,10 @@ class LanguageModel(Layer):
         return x
 
     def _blocks_forward(self, x, draws):
-        """x (B, T, C) through all blocks -> x (B, T, C), one cache a block: with `recompute`, only its input."""
+        """x (B, T, C) through all blocks -> x (B, T, C), one cache a block: with `recompute`, or if it has no backward, only its input."""
         caches = []
-        for block in self.blocks:
-            if self.recompute:
+        for i, block in enumerate(self.blocks):
+            if self.recompute or i < self._lowest:
                 height, cache = mark(), x
                 y, _ = block.forward(x, draws)
                 x = release(height, keep=y)
@@ -98,9 +110,16 @@ class LanguageModel(Layer):
             caches.append(cache)
         return x, caches
 
+    @property
+    def _lowest(self):
+        """How many blocks need no backward, because nothing is trained in them or below."""
+        if self.embedding.trains:
+            return 0
+        return next((i for i, block in enumerate(self.blocks) if block.trains), len(self.blocks))
+
     def _blocks_backward(self, dx, caches, draws, height):
-        """dx (B, T, C) back through all blocks; memory taken since `height` was marked is given back, block by block."""
-        for block, cache in zip(reversed(self.blocks), reversed(caches), strict=True):
+        """dx (B, T, C) back through all blocks that need it; memory taken since `height` was marked is given back, block by block."""
+        for block, cache in reversed(list(zip(self.blocks, caches, strict=True))[self._lowest:]):
             if self.recompute:
                 _, cache = block.forward(cache, draws)
             dx = release(height, keep=block.backward(dx, cache))

@@ -11,6 +11,7 @@ files `latest` and `best` beside the folders hold the name of one each.
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -114,6 +115,23 @@ def restore(folder, arrays, targets):
         target[...] = arrays[name]
 
 
+def restore_parameters(folder, arrays, layout, parameters):
+    """Copy the parameters of a checkpoint, laid out so, into these: in another order, if others of them were frozen. Raises InputError."""
+    own = {name: [offset, list(shape)] for name, (offset, shape) in parameters.layout.items()}
+    sizes = lambda table: {name: place[1] for name, place in table.items() if isinstance(place, list) and len(place) == 2}
+    ends = {name: place[0] + math.prod(place[1]) if isinstance(place[0], int) and place[0] >= 0 else math.inf
+            for name, place in layout.items()} if sizes(layout) == sizes(own) else {}
+    if not ends or max(ends.values()) > parameters.data.size:
+        raise InputError(f"{folder} must hold the parameters of this model, it holds others: use the sizes that the run began with")
+    if layout == own:
+        restore(folder, arrays, {"params": parameters.data})
+        return
+    flat = np.empty_like(parameters.data)
+    restore(folder, arrays, {"params": flat})
+    for name, (offset, shape) in layout.items():
+        parameters[name][...] = flat[offset:ends[name]].reshape(shape)
+
+
 def make_config(config_class, values, folder):
     """A config from the fields that a checkpoint holds. InputError where they are not those of this version."""
     try:
@@ -144,7 +162,7 @@ def load_model(run, *, ops=text):
         raise InputError(f"{folder} holds weights rounded to {state['weights']}, for numpyllm generate and serve alone: take the model "
                          "that it was made from")
     model = make_model(state, folder, ops=ops)
-    restore(folder, arrays, {"params": model.parameters.data})
+    restore_parameters(folder, arrays, state["layout"], model.parameters)
     return model, tokenizers.load(tokenizer_path), state
 
 

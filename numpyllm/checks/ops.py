@@ -18,6 +18,13 @@ def _frozen_linear(rng, z, ops):
                 {"x": rng.standard_normal((z.B, z.T, z.C)), "b": rng.standard_normal(z.F)})
 
 
+def _lora(rng, z, ops):
+    R = z.T
+    inputs = {"x": rng.standard_normal((z.B, z.T, z.C)), "y": rng.standard_normal((z.B, z.T, z.F)),
+              "a": rng.standard_normal((z.C, R)), "b": rng.standard_normal((R, z.F))}
+    return Case(lambda x, y, a, b: ops.lora_forward(x, y, a, b, scale=0.7), ops.lora_backward, inputs)
+
+
 def _embedding(rng, z, ops):
     ids = rng.integers(0, z.V, (z.B, z.T))
     return Case(lambda w: ops.embedding_forward(ids, w), ops.embedding_backward, {"w": rng.standard_normal((z.V, z.C))})
@@ -151,6 +158,7 @@ def _frozen_head_loss(rng, z, ops):
 OPS = {
     "linear": _linear,
     "linear, frozen": _frozen_linear,
+    "lora": _lora,
     "linear, no bias": lambda *a: _linear(*a, bias=False),
     "embedding": _embedding,
     "token_position": _token_position,

@@ -49,6 +49,7 @@ def load_decodable(path, *, weights=None, ops):
     check_kind(kind)
     if kind == "float32":
         restore_parameters(folder, arrays, state["layout"], model.parameters)
+        model = model.merged()
         return model, StoredWeights(model, weights or kind), tokenizers.load(tokenizer_path)
     if weights not in (None, kind):
         raise InputError(f"{folder} holds weights that were rounded to {kind}: take the model that it was made from for {weights}")

@@ -64,14 +64,14 @@ class CausalSelfAttention(Layer):
 
     def forward(self, x, draws=None):
         B, T, C = x.shape
-        qkv, c_qkv = self.qkv.forward(x)                                                # (1)  (B, T, (H + 2 G) D)
+        qkv, c_qkv = self.qkv.forward(x, draws)                                         # (1)  (B, T, (H + 2 G) D)
         q, k, v = self._split(qkv)                                                      # (2)  (B, T, H or G, D), views
         q, k, c_norms = self._normalise(q, k)                                           # (3)
         q, k, c_turns = self._turn(q, k, np.arange(T))                                  # (4)
         keep = self.attn_dropout.mask((B, self.n_head, T, T), draws)
         y, c_attention = self.ops.attention_forward(q, k, v, _made_once(self.spans, T), keep=keep, p=self.attn_dropout.p,
                                                     **self._scoring(x))                 # (5)
-        y, c_proj = self.proj.forward(y.reshape(B, T, C))                               # (6)
+        y, c_proj = self.proj.forward(y.reshape(B, T, C), draws)                        # (6)
         y, c_dropout = self.dropout.forward(y, draws)                                   # (7)
         return y, SelfAttentionCache(c_qkv, c_norms, c_turns, c_attention, c_proj, c_dropout)
 

@@ -20,7 +20,8 @@ class Linear(Layer):
             specs["b"] = ParamSpec((self.n_out,), zeros, decay=False)
         return specs
 
-    def forward(self, x):
+    def forward(self, x, draws=None):
+        """draws are for what may stand in its place: LoRALinear drops something."""
         return self.ops.linear_forward(x, self.w, self.b)
 
     def backward(self, dy, cache):

@@ -115,19 +115,20 @@ class GPTCache(NamedTuple):
 class GPT(LanguageModel):
     """A GPT with its parameters. ops is the backend: numpyllm.ops or anything that has the same functions.
 
-    seed None leaves the parameters at zero, for who loads them. recompute, trainable: LanguageModel's.
+    seed None leaves the parameters at zero, for who loads them. recompute, trainable, lora: LanguageModel's.
 
     Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with 1 <= T <= block_size.
     """
 
-    def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False, trainable=None):
+    def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False, trainable=None,
+                 lora=None):
         self.config, self.recompute = config, recompute
         self.embedding = _embedding(config)
         self.dropout = Dropout(config.dropout)
         self.blocks = [_block(config) for _ in range(config.n_layer)]
         self.norm = _norm(config)
         self.head = Head(config.n_embd, config.vocab_size, tied_to=self.embedding if config.tied else None)
-        self._complete(ops, seed, dtype, parameters, trainable)
+        self._complete(ops, seed, dtype, parameters, trainable, lora)
 
     def past(self, sequences=1):
         """Room for the keys and values of so many sequences, for `step`."""

@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..layers import Layer
 from ..parameters import Parameters
 from ..workspace import mark, release
+from .lora import adapt, is_adapter, with_adapter
 
 
 class LanguageModel(Layer):
@@ -24,14 +25,23 @@ class LanguageModel(Layer):
     and no work is done for either: the backward ends at the lowest block in which anything is trained, and blocks below keep
     nothing for it.
 
+    lora (LoRA) puts an addition of low rank beside the linear maps that it names. It is trained then, and besides only what `trainable`
+    names.
+
     recompute=True keeps only the input of each block for the backward and runs the block's forward again there: less
     memory, a third more work, the same gradients to the bit (Chen et al. 2016).
     """
 
-    def _complete(self, ops, seed, dtype, parameters, trainable):
+    lora = None
+
+    def _complete(self, ops, seed, dtype, parameters, trainable, lora=None):
         """The end of a model's __init__: once its layers are there, they are given parameters, these or new ones."""
+        if lora is not None:
+            self.lora = lora
+            adapt(self, lora)
         if parameters is None:
-            parameters = Parameters(self.specs(), seed=seed, dtype=dtype, trainable=trainable)
+            chosen = trainable if lora is None else lambda name: is_adapter(name) or (trainable is not None and trainable(name))
+            parameters = Parameters(self.specs(), seed=seed, dtype=dtype, trainable=chosen)
         self.parameters = parameters
         self.bind(parameters, ops)
 
@@ -76,7 +86,20 @@ class LanguageModel(Layer):
 
     def replica(self, parameters):
         """The same model on other Parameters, which may share their arrays with these: for another thread."""
-        return type(self)(self.config, ops=self.ops, parameters=parameters, recompute=self.recompute)
+        return type(self)(self.config, parameters=parameters, **self.options())
+
+    def options(self):
+        """What made this model such as it is, besides the config and the parameters."""
+        return {"ops": self.ops, "recompute": self.recompute} | ({} if self.lora is None else {"lora": self.lora})
+
+    def merged(self):
+        """A plain model that does the same: LoRA's additions are in its matrices. Without LoRA, this model itself."""
+        if self.lora is None:
+            return self
+        plain = type(self)(self.config, ops=self.ops, recompute=self.recompute, seed=None, dtype=self.parameters.dtype)
+        for name in plain.parameters:
+            plain.parameters[name][...] = with_adapter(self.parameters, name, self.lora)
+        return plain
 
     def n_params(self, *, embedding=True):
         """Number of parameters; without `embedding`, those of the token table and the positions are left out."""

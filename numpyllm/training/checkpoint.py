@@ -24,7 +24,7 @@ from .. import ops as text
 from .. import tokenizer as tokenizers
 from ..errors import InputError
 from ..files import replacing, sync
-from ..models import ARCHITECTURES
+from ..models import ARCHITECTURES, LoRA
 
 VERSION = 2                     # 1: without `version` and `progress`
 CHECKPOINT = "step_{:08d}"      # name of the folder, by the number of steps taken
@@ -43,7 +43,7 @@ def save_checkpoint(folder, arrays, state, tokenizer):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         for name, array in arrays.items():
-            _write_array(temporary / f"{name}.npy", array)
+            write_array(temporary / f"{name}.npy", array)
         tokenizer.save(temporary / "tokenizer.json")
         (temporary / "state.json").write_text(json.dumps(state | {"version": VERSION}, indent=1))
         manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
@@ -151,7 +151,8 @@ def architecture(state, folder):
 def make_model(state, folder, *, ops=text):
     """The model that a checkpoint's state describes, its parameters still zero. Raises InputError."""
     kind = ARCHITECTURES[architecture(state, folder)]
-    return kind.model(make_config(kind.config, state["model"], folder), ops=ops, seed=None)
+    lora = {} if state.get("lora") is None else {"lora": make_config(LoRA, state["lora"], folder)}
+    return kind.model(make_config(kind.config, state["model"], folder), ops=ops, seed=None, **lora)
 
 
 def load_model(run, *, ops=text):
@@ -221,7 +222,7 @@ def pointer(run, name):
     return named if any(folder.name == named for folder in checkpoints(run)) else None
 
 
-def _write_array(path, array):
+def write_array(path, array):
     """np.save, but a full disk is an OSError that says so (ndarray.tofile names no reason)."""
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))

@@ -376,7 +376,7 @@ def test_a_failing_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path, mon
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    target = {"write": (checkpoint, "_write_array"), "fsync": (os, "fsync"), "rename": (os, "rename")}[fault]
+    target = {"write": (checkpoint, "write_array"), "fsync": (os, "fsync"), "rename": (os, "rename")}[fault]
     monkeypatch.setattr(*target, full)
     made.train_step()
     with pytest.raises((OSError, InputError), match="No space"):

@@ -4,7 +4,7 @@ import numpy as np
 
 from .. import ops as text
 from ..layers import (MLP, Block, CausalSelfAttention, CrossAttention, DecoderBlock, Dropout, EncoderBlock, GatedMLP, Head, LayerNorm, Linear,
-                      LSTMBlock, RMSNorm, Rotary, SelfAttention, SinusoidalEmbedding, TokenEmbedding, TokenPositionEmbedding)
+                      LoRALinear, LSTMBlock, RMSNorm, Rotary, SelfAttention, SinusoidalEmbedding, TokenEmbedding, TokenPositionEmbedding)
 from ..random import Draws
 from .case import bound_case, even, lengths, some_targets, spread_rows
 
@@ -74,6 +74,9 @@ DROP = {"call": lambda layer, x: layer.forward(x, DRAWS)}
 
 LAYERS = {
     "Linear": _layer(lambda z: Linear(z.C, z.F), lambda z: (z.B, z.T, z.C)),
+    "LoRALinear": _layer(lambda z: LoRALinear(z.C, z.F, rank=z.D, scale=0.7), lambda z: (z.B, z.T, z.C)),
+    "LoRALinear, no bias, dropout": _layer(lambda z: LoRALinear(z.C, z.F, rank=1, scale=0.7, dropout=0.3, bias=False),
+                                           lambda z: (z.B, z.T, z.C), **DROP),
     "LayerNorm": _layer(lambda z: LayerNorm(z.C), lambda z: (z.B, z.T, z.C)),
     "LayerNorm, residual": _layer(lambda z: LayerNorm(z.C), lambda z: (z.B, z.T, z.C),
                                   call=lambda layer, x: layer.residual_forward(x, 2 * x),

@@ -11,6 +11,20 @@ def _linear(rng, z, ops, bias=True):
     return Case(ops.linear_forward, ops.linear_backward, {"x": x, "w": w} | ({"b": b} if bias else {}))
 
 
+def _frozen_linear(rng, z, ops):
+    w = rng.standard_normal((z.C, z.F))
+    return Case(lambda x, b: ops.linear_forward(x, w.astype(x.dtype), b),
+                lambda dy, cache, out=None: ops.linear_backward(dy, cache, out=out, frozen=True),
+                {"x": rng.standard_normal((z.B, z.T, z.C)), "b": rng.standard_normal(z.F)})
+
+
+def _lora(rng, z, ops):
+    R = z.T
+    inputs = {"x": rng.standard_normal((z.B, z.T, z.C)), "y": rng.standard_normal((z.B, z.T, z.F)),
+              "a": rng.standard_normal((z.C, R)), "b": rng.standard_normal((R, z.F))}
+    return Case(lambda x, y, a, b: ops.lora_forward(x, y, a, b, scale=0.7), ops.lora_backward, inputs)
+
+
 def _embedding(rng, z, ops):
     ids = rng.integers(0, z.V, (z.B, z.T))
     return Case(lambda w: ops.embedding_forward(ids, w), ops.embedding_backward, {"w": rng.standard_normal((z.V, z.C))})
@@ -135,8 +149,17 @@ def _head_loss(rng, z, ops, at_once=False, **smooth):
                 lambda dloss, cache, out=None: ops.head_loss_forward_backward(*cache, dloss, out=out, **smooth)[2:], inputs)
 
 
+def _frozen_head_loss(rng, z, ops):
+    targets, w = some_targets(rng, z), rng.standard_normal((z.V, z.C))
+    return Case(lambda h: (ops.head_loss_forward(h, w.astype(h.dtype), targets)[0], h),
+                lambda dloss, h, out=None: ops.head_loss_forward_backward(h, w.astype(h.dtype), targets, dloss, out=out, frozen=True)[2:],
+                {"h": rng.standard_normal((z.B, z.T, z.C))})
+
+
 OPS = {
     "linear": _linear,
+    "linear, frozen": _frozen_linear,
+    "lora": _lora,
     "linear, no bias": lambda *a: _linear(*a, bias=False),
     "embedding": _embedding,
     "token_position": _token_position,
@@ -180,5 +203,6 @@ OPS = {
     "head_loss": _head_loss,
     "head_loss, smoothed": lambda *a: _head_loss(*a, label_smoothing=0.2),
     "head_loss, at once": lambda *a: _head_loss(*a, at_once=True),
+    "head_loss, at once, frozen": _frozen_head_loss,
     "head_loss, at once, smoothed": lambda *a: _head_loss(*a, at_once=True, label_smoothing=0.2),
 }

@@ -26,11 +26,12 @@ class Decoder:
     """Room for so many sequences of a model. To be closed, or used as `with Decoder(model) as decoder`; one thread uses it.
 
     weights: how matrices are stored (weights.py): "float32", "bfloat16", "int8", or a StoredWeights. With the latter two, or if
-    `weights` is a StoredWeights, all results are those of a model with the stored weights. threads None: as many as
-    cores, one for a small model. Meanwhile BLAS is held to one thread in the whole process.
+    `weights` is a StoredWeights, all results are those of a model with the stored weights. LoRA is merged in, as it is now.
+    threads None: as many as cores, one for a small model. Meanwhile BLAS is held to one thread in the whole process.
     """
 
     def __init__(self, model, *, sequences=1, weights="float32", threads=None):
+        model = model.merged()
         stored = weights if isinstance(weights, StoredWeights) else StoredWeights(model, weights)
         if stored.kind != "float32":
             model = model.astype(model.parameters.dtype)

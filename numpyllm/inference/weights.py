@@ -31,6 +31,7 @@ class StoredWeights:
 
     def __init__(self, model, kind="float32"):
         check_kind(kind)
+        model = model.merged()
         self.kind, self.rows, self.scales = kind, {}, {}
         stored_type = {"float32": model.parameters.dtype, "bfloat16": np.uint16, "int8": np.int8}[kind]
         for name, shape in matrix_shapes(model).items():

@@ -6,9 +6,10 @@ from typing import NamedTuple
 from .encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from .estimate import estimate
 from .gpt import GPT, GPTConfig
+from .lora import LoRA
 from .lstm_lm import LSTMLM, LSTMConfig, estimate_lstm
 
-__all__ = ["ARCHITECTURES", "GPT", "LSTMLM", "Architecture", "EncoderDecoder", "EncoderDecoderConfig", "GPTConfig", "LSTMConfig",
+__all__ = ["ARCHITECTURES", "GPT", "LSTMLM", "Architecture", "EncoderDecoder", "EncoderDecoderConfig", "GPTConfig", "LSTMConfig", "LoRA",
            "architecture_of"]
 
 

@@ -20,7 +20,6 @@ from ..errors import InputError
 from ..layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, LayerNorm, Packing, Past, RMSNorm, Rotary,
                       TokenEmbedding, TokenPositionEmbedding)
 from ..ops import causal_spans, fixed_spans, sinusoidal_positions, strided_spans, window_spans
-from ..parameters import Parameters
 from ..workspace import mark
 from .estimate import Estimate, estimate
 from .language_model import LanguageModel
@@ -117,12 +116,13 @@ class GPTCache(NamedTuple):
 class GPT(LanguageModel):
     """A GPT with its parameters. ops is the backend: numpyllm.ops or anything that has the same functions.
 
-    seed None leaves the parameters at zero, for who loads them. recompute: LanguageModel's.
+    seed None leaves the parameters at zero, for who loads them. recompute, trainable, lora: LanguageModel's.
 
     Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with 1 <= T <= block_size.
     """
 
-    def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False):
+    def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False, trainable=None,
+                 lora=None):
         self.config, self.recompute = config, recompute
         self.embedding = _embedding(config)
         self.dropout = Dropout(config.dropout)
@@ -130,8 +130,7 @@ class GPT(LanguageModel):
         self.blocks = [_block(config, self.spans) for _ in range(config.n_layer)]
         self.norm = _norm(config)
         self.head = Head(config.n_embd, config.vocab_size, tied_to=self.embedding if config.tied else None)
-        self.parameters = Parameters(self.specs(), seed=seed, dtype=dtype) if parameters is None else parameters
-        self.bind(self.parameters, ops)
+        self._complete(ops, seed, dtype, parameters, trainable, lora)
 
     def past(self, sequences=1):
         """Room for the keys and values of so many sequences, for `step`."""
@@ -196,8 +195,9 @@ class GPT(LanguageModel):
         height = mark()
         dx = self.norm.backward(dh, cache.norm)                             # (4)
         dx = self._blocks_backward(dx, cache.blocks, cache.draws, cache.told, height)   # (3)
-        dx = self.dropout.backward(dx, cache.dropout)                       # (2)
-        self.embedding.backward(dx, cache.embedding)                        # (1)
+        if self.embedding.trains:
+            dx = self.dropout.backward(dx, cache.dropout)                   # (2)
+            self.embedding.backward(dx, cache.embedding)                    # (1)
 
     def _top(self, x):
         return self.norm.forward(x)[0]

@@ -10,17 +10,19 @@ from ..backend import BACKENDS, load_backend
 from ..config import write_toml
 from ..errors import InputError
 from ..files import read_bytes, write_json
+from ..finetuning import add_lora, save_adapter
 from ..interop import load_model
-from ..models import architecture_of
+from ..models import LoRA, architecture_of
 from ..tokenizer.base import Tokenizer
 from ..training import RunFolder, TrainConfig, load_checkpoint, newest_checkpoint
 from ..training.environment import environment
 from ..training.samples import SampleLog
-from .arguments import config_from
+from .arguments import at_least, config_from
 
 DEFAULTS = {"batch_size": 8, "max_iters": 500, "learning_rate": 2e-4, "warmup_iters": 20, "weight_decay": 0.0, "eval_interval": 50,
             "patience": 0}
-KEPT = ("model", "data", "val_fraction", "skip_bad", "backend")         # what every run has on record, beside a task's own options
+KEPT = ("model", "data", "val_fraction", "skip_bad", "backend", "freeze", "lora_rank", "lora_alpha", "lora_dropout",
+        "lora_targets")         # what every run has on record, beside a task's own options
 
 
 class Opened(NamedTuple):
@@ -50,6 +52,14 @@ def add_finetuning_options(parser, *, data_help, out_dir, defaults=None):
                         help="part of the examples that is held out, chosen by their content, so that nothing learnt is among it")
     parser.add_switch("--skip_bad", help="leave out examples that cannot be used, and count them, rather than refuse the file")
     parser.add_argument("--backend", choices=BACKENDS, default="numba", help="Numba's kernels, or plain NumPy")
+    parser.add_argument("--freeze", type=_freeze, default="none", metavar="none|all|N",
+                        help="what stays as it is: nothing; all but the task's own head; or all but the last N blocks, the norm above them "
+                             "and the head")
+    group = parser.add_argument_group("LoRA")
+    group.add_argument("--lora_rank", type=at_least(0), default=0, help="train additions of this rank to the matrices, and nothing else; 0: none")
+    group.add_argument("--lora_alpha", type=float, default=16.0, help="they are multiplied by alpha / rank")
+    group.add_argument("--lora_dropout", type=float, default=0.0, help="probability of dropping an entry of what they read")
+    group.add_argument("--lora_targets", default="qkv,proj", metavar="NAMES", help="matrices that get them: qkv, proj, up, down, gate")
     parser.add_config(TrainConfig, defaults=DEFAULTS | (defaults or {}))
 
 
@@ -87,6 +97,54 @@ def open_finetuning(args, task, *, kept=(), log=print):
     return Opened(run, checkpoint, state, model, tokenizer, train, ops, facts, task)
 
 
+def trainable_parts(args, n_layer):
+    """name -> whether it is trained, as --freeze and --lora_rank say; None: all is. A task's head has other names than a GPT's parts."""
+    if args.lora_rank and args.freeze != "none":
+        raise InputError("with LoRA all but the additions is frozen: leave --freeze out, or --lora_rank")
+    if args.lora_rank or args.freeze == "all":
+        return lambda name: not name.startswith(("embedding.", "blocks.", "norm.", "head."))
+    if args.freeze == "none":
+        return None
+    if args.freeze > n_layer:
+        raise InputError(f"--freeze must leave at most the model's {n_layer} blocks to be trained, got {args.freeze}")
+    last = tuple(f"blocks.{i}." for i in range(n_layer - args.freeze, n_layer))
+    return lambda name: name.startswith(last) or not name.startswith(("embedding.", "blocks."))
+
+
+def lora_of(args):
+    """The LoRA that was asked for, or None."""
+    if not args.lora_rank:
+        return None
+    return LoRA(rank=args.lora_rank, alpha=args.lora_alpha, dropout=args.lora_dropout,
+                targets=tuple(name.strip() for name in args.lora_targets.split(",")))
+
+
+def adapted(opened, args):
+    """The model that was opened, frozen in part or with LoRA as the options say, its parameters the same. For tasks without a head of
+    their own."""
+    model, lora = opened.model, lora_of(args)
+    trainable = trainable_parts(args, model.config.n_layer)
+    if lora is not None:
+        return add_lora(model, lora, seed=opened.train.seed)
+    if trainable is None:
+        return model
+    if not any(map(trainable, model.parameters)):
+        raise InputError("--freeze all leaves nothing to train: this task has no head of its own; give a number of blocks, or --lora_rank")
+    frozen = type(model)(model.config, seed=None, dtype=model.parameters.dtype, trainable=trainable, **model.options())
+    for name in model.parameters:
+        frozen.parameters[name][...] = model.parameters[name]
+    return frozen
+
+
+def _freeze(text):
+    if text in ("none", "all"):
+        return text
+    return at_least(1)(text)
+
+
+_freeze.__name__ = "none, all or a number"
+
+
 def _take_from_record(args, facts, task, names, folder):
     if facts.get("task") != task:
         raise InputError(f"{folder} is no run of numpyllm finetune {task}: give another --out_dir, or leave --resume out")
@@ -111,6 +169,9 @@ def run_finetuning(opened, trainer, log=print):
     if not trainer.run():
         log(f"continue with: numpyllm finetune {opened.task} --resume --out_dir {shlex.quote(str(opened.run.path))}")
         return 128 + trainer.stopped_by
+    if getattr(trainer.model, "lora", None) is not None:
+        save_adapter(opened.run.path / "adapter", trainer.model, overwrite=True)
+        log(f"{opened.run.path / 'adapter'} holds what was trained, without the model")
     return 0
 
 

@@ -41,14 +41,14 @@ class Decoder:
         self.model, self.threads = model, threads
         self.past = model.past(sequences)
         self._tokens = [[] for _ in range(sequences)]
-        self._blas = blas.limited(1)
-        self._blas.__enter__()
         self._workspaces = [Workspace() for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads, "decode")
         self._compiled = None
         if model.ops is not text:
             from .compiled import CompiledStep
             self._compiled = CompiledStep(model, stored, threads, self._pool)
+        self._blas = blas.limited(1)
+        self._blas.__enter__()                                  # last, so that nothing is held where something failed
 
     def __enter__(self):
         return self

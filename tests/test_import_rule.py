@@ -30,7 +30,7 @@ BELOW = {
     "evaluation": {"ops", "models", "training", "inference", "data"} | FOUNDATION,
     "interop": {"ops", "models", "training", "inference", "tokenizer", "parameters"} | FOUNDATION,
     "serve": {"inference"} | FOUNDATION,
-    "bench": {"ops", "backend", "models", "training", "inference", "tokenizer"} | FOUNDATION,
+    "bench": {"ops", "backend", "models", "training", "inference", "finetuning", "tokenizer"} | FOUNDATION,
     "checks": {"ops", "layers", "models", "parameters", "random", "gradcheck"},
     "doctor": {"ops", "kernels", "models", "training", "bench", "checks", "gradcheck"} | FOUNDATION,
 }

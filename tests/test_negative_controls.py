@@ -65,6 +65,18 @@ def float32_accumulation(dy, cache, *, out=None):
     return dx, (N.T @ dy.reshape(-1, dy.shape[-1]).astype(np.float32)).astype(np.float64), db
 
 
+def unscaled_down_projection(dz, cache, *, out=None, add=False):
+    """dA without LoRA's scale."""
+    dx, dy, da, db = ops.lora_backward(dz, cache, out=out, add=add)
+    return dx, dy, da / cache.scale, db
+
+
+def only_the_frozen_path(dz, cache, *, out=None, add=False):
+    """dx without what comes back through A."""
+    _, dy, da, db = ops.lora_backward(dz, cache)
+    return out[0] if add else np.zeros_like(cache.x), dy, da, db
+
+
 def swapped_gates(dy, dc, cache, *, out=None):
     """The gradients of the input and the forget gate, each in the other's place."""
     dx, dw_x, dw_h, db, dh0, dc0 = ops.lstm_backward(dy, dc, cache)
@@ -140,6 +152,8 @@ CONTROLS = {    # case, op that is replaced, its broken form, tensors that must 
     "gates in each other's place": ("lstm", "lstm_backward", swapped_gates, {"w_x", "w_h", "b"}, ALL),
     "truncated through time": ("lstm", "lstm_backward", truncated_through_time, {"x", "w_x", "w_h", "b", "h0", "c0"}, ALL),
     "state of the wrong step": ("lstm", "lstm_backward", state_from_the_wrong_step, {"w_h"}, ALL),
+    "dA without the scale": ("LoRALinear", "lora_backward", unscaled_down_projection, {"lora_a"}, ALL),
+    "nothing back through A": ("LoRALinear", "lora_backward", only_the_frozen_path, {"x"}, ALL),
     "float32 accumulation": ("linear", "linear_backward", float32_accumulation, {"w"}, ("complex", "adjoint")),
 }
 

@@ -13,7 +13,7 @@ from numpyllm import ops
 from numpyllm.checks import check_case
 from numpyllm.gradcheck import GradientError, assert_ok, check_op
 
-ALL = ("complex", "central", "adjoint")
+ALL = ("complex", "central", "adjoint", "central adjoint")
 
 
 def transposed_dk(dy, cache, *, out=None):
@@ -140,7 +140,7 @@ CONTROLS = {    # case, op that is replaced, its broken form, tensors that must 
     "gates in each other's place": ("lstm", "lstm_backward", swapped_gates, {"w_x", "w_h", "b"}, ALL),
     "truncated through time": ("lstm", "lstm_backward", truncated_through_time, {"x", "w_x", "w_h", "b", "h0", "c0"}, ALL),
     "state of the wrong step": ("lstm", "lstm_backward", state_from_the_wrong_step, {"w_h"}, ALL),
-    "float32 accumulation": ("linear", "linear_backward", float32_accumulation, {"w"}, ("complex", "adjoint")),
+    "float32 accumulation": ("linear", "linear_backward", float32_accumulation, {"w"}, ("complex", "adjoint", "central adjoint")),
 }
 
 
@@ -186,6 +186,30 @@ def test_failure_names_tensor_index_analytic_numeric_and_ratio():
     for part in ("worst at (1, 2)", "analytic ", "numeric ", "ratio 3"):
         assert part in message
     assert "gradient of b" not in message
+
+
+def test_some_entries_stand_for_all_beside_an_adjoint_test():
+    """Of 999 entries one is wrong, at no chosen place: the adjoint test sees it; at a chosen place the complex step does, too."""
+    x = np.random.default_rng(0).standard_normal((3, 333))
+    chosen = check_op("square", *square(), {"x": x}, entries=5)[0]
+    places = [int(word) for word in chosen.detail.partition("[")[2].partition("]")[0].split(",")]
+    assert chosen.ok and chosen.shape == (3, 333) and len(set(places)) == 5
+    other = next(i for i in range(x.size) if i not in places)
+    for place, failed in ((other, {"adjoint", "central adjoint"}), (places[2], set(ALL))):
+        rows = check_op("square", *square(wrong=place), {"x": x}, methods=ALL, entries=5)
+        assert {row.method for row in rows if not row.ok} == failed
+    calls = []
+    check_op("square", lambda x: calls.append(0) or (x * x, x), lambda dy, x: 2 * x * dy, {"x": x}, methods=ALL, entries=5)
+    assert len(calls) == 1 + 5 + 2 * 5 + 1 + 2
+
+
+def square(wrong=None):
+    def backward(dy, x):
+        dx = 2 * x * dy
+        if wrong is not None:
+            dx.flat[wrong] += 1e-3
+        return dx
+    return lambda x: (x * x, x), backward
 
 
 def test_wrong_shape_nan_and_nothing_checked_are_failures():

@@ -13,7 +13,7 @@ from numpyllm import ops
 from numpyllm.checks import check_case
 from numpyllm.gradcheck import GradientError, assert_ok, check_op
 
-ALL = ("complex", "central", "adjoint")
+ALL = ("complex", "central", "adjoint", "central adjoint")
 
 
 def transposed_dk(dy, cache, *, out=None):
@@ -154,7 +154,7 @@ CONTROLS = {    # case, op that is replaced, its broken form, tensors that must 
     "state of the wrong step": ("lstm", "lstm_backward", state_from_the_wrong_step, {"w_h"}, ALL),
     "dA without the scale": ("LoRALinear", "lora_backward", unscaled_down_projection, {"lora_a"}, ALL),
     "nothing back through A": ("LoRALinear", "lora_backward", only_the_frozen_path, {"x"}, ALL),
-    "float32 accumulation": ("linear", "linear_backward", float32_accumulation, {"w"}, ("complex", "adjoint")),
+    "float32 accumulation": ("linear", "linear_backward", float32_accumulation, {"w"}, ("complex", "adjoint", "central adjoint")),
 }
 
 
@@ -167,9 +167,9 @@ def test_broken_backward_is_rejected(control, method):
     assert failed == (tensors if method in caught else set()), f"{control}: {method} rejected {failed}"
 
 
-@pytest.mark.parametrize("control", CONTROLS)
-def test_the_same_case_unbroken_is_accepted(control):
-    assert_ok(check_case(CONTROLS[control][0], methods=ALL, seed=3))
+@pytest.mark.parametrize("case", sorted({case for case, *_ in CONTROLS.values()}))
+def test_the_same_case_unbroken_is_accepted(case):
+    assert_ok(check_case(case, methods=ALL, seed=3))
 
 
 def test_a_plain_sum_would_accept_zeros():
@@ -200,6 +200,30 @@ def test_failure_names_tensor_index_analytic_numeric_and_ratio():
     for part in ("worst at (1, 2)", "analytic ", "numeric ", "ratio 3"):
         assert part in message
     assert "gradient of b" not in message
+
+
+def test_some_entries_stand_for_all_beside_an_adjoint_test():
+    """Of 999 entries one is wrong, at no chosen place: the adjoint test sees it; at a chosen place the complex step does, too."""
+    x = np.random.default_rng(0).standard_normal((3, 333))
+    chosen = check_op("square", *square(), {"x": x}, entries=5)[0]
+    places = [int(word) for word in chosen.detail.partition("[")[2].partition("]")[0].split(",")]
+    assert chosen.ok and chosen.shape == (3, 333) and len(set(places)) == 5
+    other = next(i for i in range(x.size) if i not in places)
+    for place, failed in ((other, {"adjoint", "central adjoint"}), (places[2], set(ALL))):
+        rows = check_op("square", *square(wrong=place), {"x": x}, methods=ALL, entries=5)
+        assert {row.method for row in rows if not row.ok} == failed
+    calls = []
+    check_op("square", lambda x: calls.append(0) or (x * x, x), lambda dy, x: 2 * x * dy, {"x": x}, methods=ALL, entries=5)
+    assert len(calls) == 1 + 5 + 2 * 5 + 1 + 2
+
+
+def square(wrong=None):
+    def backward(dy, x):
+        dx = 2 * x * dy
+        if wrong is not None:
+            dx.flat[wrong] += 1e-3
+        return dx
+    return lambda x: (x * x, x), backward
 
 
 def test_wrong_shape_nan_and_nothing_checked_are_failures():

@@ -16,11 +16,11 @@ from .ops import OPS
 CASES = OPS | LAYERS | MODELS
 
 
-def check_case(name, *, methods=("complex",), sizes=None, seed=0, ops=text):
-    """Rows of numpyllm.gradcheck for one case; sizes None: Sizes() for ops, SMALL for layers and models."""
+def check_case(name, *, methods=("complex",), sizes=None, seed=0, ops=text, entries=None):
+    """Rows of numpyllm.gradcheck for one case; sizes None: Sizes() for ops, SMALL for layers and models. entries: see there."""
     sizes = sizes or (Sizes() if name in OPS else SMALL)
     case = CASES[name](np.random.default_rng(seed), sizes, ops)
-    return check_op(name, case.forward, case.backward, case.inputs, methods=methods, seed=seed)
+    return check_op(name, case.forward, case.backward, case.inputs, methods=methods, seed=seed, entries=entries)
 
 
 def check_model(model, ids, targets, *, seed=0):

@@ -10,6 +10,7 @@ from ..data import load_text
 from ..errors import InputError
 from ..evaluation import (TASKS, answer_questions, check_windows, checker, count_words, default_window, for_json, number, perplexity,
                           read_questions, read_task, summarise, table)
+from ..extras import load_extra
 from ..files import replacing, write_json
 from ..inference import KINDS
 from ..interop import load_decodable
@@ -98,6 +99,32 @@ def task(argv):
     return _ask(args, read, TASKS[args.task].metrics, TASKS[args.task].scale)
 
 
+def harness(argv):
+    parser = _parser("harness", "Tasks of EleutherAI's lm-evaluation-harness (pip install 'numpyllm[eval]'), or of yours in its format. Its "
+                     "own fetch their data from the network.", """
+  numpyllm eval harness --model gpt2 --tasks hellaswag,arc_easy --shots 5
+  numpyllm eval harness --model out/run --tasks mine --include_path tasks/ --json result.json""")
+    parser.add_argument("--tasks", required=True, metavar="A,B", help="names of tasks")
+    parser.add_argument("--include_path", default=None, metavar="DIR", help="folder with tasks of yours (.yaml)")
+    parser.add_argument("--shots", type=at_least(0), default=None, help="answered examples before each question (default: as the task says)")
+    parser.add_argument("--max_questions", type=at_least(1), default=None, help="the first so many of each task (default: all)")
+    _add_common(parser, batch_size=8, what="texts")
+    args = parser.parse_args(argv)
+    lm_eval, tasks = load_extra("lm_eval", "eval"), load_extra("lm_eval.tasks", "eval")
+    manager, names = tasks.TaskManager(include_path=args.include_path), args.tasks.split(",")
+    for name in names:
+        if not manager.match_tasks([name]):
+            raise InputError(f"the harness has no task {name!r}: lm_eval ls tasks lists them, --include_path names a folder of yours")
+    from ..evaluation.harness import HarnessLM      # needs the extra
+    model, tokenizer = _load(args)
+    found = lm_eval.simple_evaluate(model=HarnessLM(model, tokenizer, batch_size=args.batch_size, seed=args.seed), tasks=names,
+                                    num_fewshot=args.shots, limit=args.max_questions, task_manager=manager, random_seed=args.seed,
+                                    fewshot_random_seed=args.seed, bootstrap_iters=args.resamples, log_samples=False)
+    print(load_extra("lm_eval.utils", "eval").make_table(found))
+    _write(args, {"model": args.model, "seed": args.seed, "results": found["results"], "n-shot": found["n-shot"]})
+    return 0
+
+
 def _add_questions(parser):
     parser.add_argument("--train", default=None, metavar="FILE", help="examples for --shots, a file like that of --data")
     parser.add_argument("--shots", type=at_least(0), default=0, help="answered examples before each question")
@@ -178,5 +205,6 @@ def _write(args, result):
 COMMANDS = {
     "perplexity": (perplexity_command, "of a text, a token and a word; bits a byte"),
     "choice": (choice, "questions with several answers, from a file"),
+    "harness": (harness, "tasks of EleutherAI's lm-evaluation-harness"),
     "task": (task, f"of GLUE or SuperGLUE: {', '.join(TASKS)}"),
 }

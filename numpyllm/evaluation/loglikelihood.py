@@ -41,6 +41,8 @@ def encode_pair(tokenizer, context, continuation, **special):
         if tokenizer.eot_token is None:
             raise InputError("the context must not be empty: the tokenizer has no <|endoftext|> to stand for it")
         before, after = [tokenizer.eot_token], tokenizer.encode(continuation, **special)
+        if after[:1] == before:
+            after = after[1:]           # it says so itself
     if not after:
         raise InputError(f"the continuation {continuation[:60]!r} must add at least one token to its context")
     return before, after

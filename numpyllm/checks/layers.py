@@ -6,7 +6,7 @@ from .. import ops as text
 from ..layers import (MLP, Block, CausalSelfAttention, CrossAttention, DecoderBlock, Dropout, EncoderBlock, GatedMLP, Head, LayerNorm, Linear,
                       LSTMBlock, RMSNorm, Rotary, SelfAttention, SinusoidalEmbedding, TokenEmbedding, TokenPositionEmbedding)
 from ..random import Draws
-from .case import bound_case, even, lengths, spread_rows
+from .case import bound_case, even, lengths, some_targets, spread_rows
 
 
 def _layer(make, shape=lambda z: (z.B, z.T, z.H * z.D), call=lambda layer, x: layer.forward(x),
@@ -63,6 +63,12 @@ def _sinusoidal_embedding(rng, z, ops):
                        lambda layer, dy, cache: layer.backward(dy, cache))
 
 
+def _head_logprobs(rng, z, ops):
+    targets = some_targets(rng, z)
+    return bound_case(rng, lambda: Head(z.C, z.V), ops, lambda layer, h: layer.logprobs_forward(h, targets),
+                      lambda layer, dlogprobs, cache: layer.logprobs_backward(dlogprobs, cache), spread_rows(rng, z.B, z.T, z.C))
+
+
 DRAWS = Draws(0)
 DROP = {"call": lambda layer, x: layer.forward(x, DRAWS)}
 
@@ -101,5 +107,6 @@ LAYERS = {
     "SinusoidalEmbedding": _sinusoidal_embedding,
     "LSTMBlock": _layer(lambda z: LSTMBlock(z.C), lambda z: (z.B, z.T, z.C)),
     "LSTMBlock, dropout": _layer(lambda z: LSTMBlock(z.C, dropout=0.3), lambda z: (z.B, z.T, z.C), **DROP),
+    "Head, log-probabilities": _head_logprobs,
     "Head": _layer(lambda z: Head(z.C, z.V), lambda z: (z.B, z.T, z.C)),
 }

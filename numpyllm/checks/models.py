@@ -18,20 +18,29 @@ def _lstm_lm(rng, z, ops, **choices):
     return _model(rng, z, ops, LSTMLM, LSTMConfig, n_embd=z.C, **choices)
 
 
-def _model(rng, z, ops, model_class, config_class, logits=False, recompute=False, **choices):
+def some_starts(rng, z):
+    """Where the example of each token begins: one to T examples a row."""
+    begins = rng.random((z.B, z.T)) < 0.5
+    return np.maximum.accumulate(np.where(begins, np.arange(z.T), 0), axis=1)
+
+
+def _model(rng, z, ops, model_class, config_class, logits=False, logprobs=False, packed=False, recompute=False, **choices):
     config = config_class(n_layer=2, block_size=z.S, vocab_size=z.V, **choices)
     ids, targets = rng.integers(0, z.V, (z.B, z.T)), some_targets(rng, z)
-    draws = Draws(0) if config.dropout else None
+    draws, starts = Draws(0) if config.dropout else None, some_starts(rng, z) if packed else None
 
     def loss(model):
-        scores, _ = model.forward(ids, draws)
+        scores, _ = model.forward(ids, draws, starts)
         return text.cross_entropy_forward(scores, targets)[::2]
 
     def loss_back(model, dloss, cache):
-        model.loss_and_gradients(ids, targets, scale=dloss, draws=draws)
+        model.loss_and_gradients(ids, targets, starts, scale=dloss, draws=draws)
 
-    if logits:
-        call, back = lambda model: model.forward(ids, draws), lambda model, dy, cache: model.backward(dy, cache)
+    if logprobs:
+        call = lambda model: model.logprobs_forward(ids, targets, starts, draws=draws)
+        back = lambda model, dy, cache: model.logprobs_backward(dy, cache)
+    elif logits:
+        call, back = lambda model: model.forward(ids, draws, starts), lambda model, dy, cache: model.backward(dy, cache)
     else:
         call, back = loss, loss_back
     return bound_case(rng, lambda: model_class(config, ops=ops, recompute=recompute), ops, call, back)
@@ -73,6 +82,11 @@ MODELS = {
                                   tied=False),
     "GPT, ALiBi, window, squared ReLU": lambda *a: _gpt(*a, position="alibi", attention="window", window=2, mlp="squared_relu"),
     "GPT, post-norm, sinusoidal, fixed": lambda *a: _gpt(*a, position="sinusoidal", pre_norm=False, attention="fixed", window=2, mlp="relu"),
+    "GPT, packed": lambda *a: _gpt(*a, packed=True),
+    "GPT, packed, rotary, window, recomputed": lambda *a: _gpt(*a, packed=True, position="rotary", attention="window", window=2, dropout=0.3,
+                                                              recompute=True),
+    "GPT, packed, ALiBi, strided, log-probabilities": lambda *a: _gpt(*a, packed=True, logprobs=True, position="alibi", attention="strided",
+                                                                     window=2, tied=False),
     "EncoderDecoder, pre, tied": _encoder_decoder,
     "EncoderDecoder, pre, untied": lambda *a: _encoder_decoder(*a, logits=True, n_layer=1, tied=False,
                                                                source_vocab_size=a[1].V + 2),
@@ -81,6 +95,7 @@ MODELS = {
                                                                 dropout=0.3),
     "LSTM, tied": _lstm_lm,
     "LSTM, tied, from logits": lambda *a: _lstm_lm(*a, logits=True),
+    "LSTM, log-probabilities": lambda *a: _lstm_lm(*a, logprobs=True),
     "LSTM, untied, dropout": lambda *a: _lstm_lm(*a, tied=False, dropout=0.3),
     "LSTM, tied, dropout, recomputed": lambda *a: _lstm_lm(*a, dropout=0.3, recompute=True),
 }

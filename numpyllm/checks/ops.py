@@ -16,9 +16,10 @@ def _embedding(rng, z, ops):
     return Case(lambda w: ops.embedding_forward(ids, w), ops.embedding_backward, {"w": rng.standard_normal((z.V, z.C))})
 
 
-def _token_position(rng, z, ops):
+def _token_position(rng, z, ops, given=False):
     ids = rng.integers(0, z.V, (z.B, z.T))
-    return Case(lambda wte, wpe: ops.token_position_forward(ids, wte, wpe, start=z.S - z.T), ops.token_position_backward,
+    where = {"positions": rng.integers(0, z.S, (z.B, z.T))} if given else {"start": z.S - z.T}
+    return Case(lambda wte, wpe: ops.token_position_forward(ids, wte, wpe, **where), ops.token_position_backward,
                 {"wte": rng.standard_normal((z.V, z.C)), "wpe": rng.standard_normal((z.S, z.C))})
 
 
@@ -119,9 +120,9 @@ def _lstm(rng, z, ops, bias=True, state=True):
     return Case(ops.lstm_forward, ops.lstm_backward, inputs)
 
 
-def _cross_entropy(rng, z, ops, **smooth):
+def _cross_entropy(rng, z, ops, **how):
     targets = some_targets(rng, z)
-    return Case(lambda logits: ops.cross_entropy_forward(logits, targets, **smooth)[::2], ops.cross_entropy_backward,
+    return Case(lambda logits: ops.cross_entropy_forward(logits, targets, **how)[::2], ops.cross_entropy_backward,
                 {"logits": 2 * rng.standard_normal((z.B, z.T, z.V))})
 
 
@@ -139,6 +140,7 @@ OPS = {
     "linear, no bias": lambda *a: _linear(*a, bias=False),
     "embedding": _embedding,
     "token_position": _token_position,
+    "token_position, given": lambda *a: _token_position(*a, given=True),
     "layernorm": _layernorm,
     "layernorm, no shift": lambda *a: _layernorm(*a, bias=False),
     "residual": _residual,
@@ -173,6 +175,8 @@ OPS = {
     "lstm, no bias, no state": lambda *a: _lstm(*a, bias=False, state=False),
     "cross_entropy": _cross_entropy,
     "cross_entropy, smoothed": lambda *a: _cross_entropy(*a, label_smoothing=0.2),
+    "cross_entropy, per row": lambda *a: _cross_entropy(*a, per_row=True),
+    "cross_entropy, per row, smoothed": lambda *a: _cross_entropy(*a, per_row=True, label_smoothing=0.2),
     "head_loss": _head_loss,
     "head_loss, smoothed": lambda *a: _head_loss(*a, label_smoothing=0.2),
     "head_loss, at once": lambda *a: _head_loss(*a, at_once=True),

@@ -97,15 +97,16 @@ def _smooth(dlogits, targets, weight):
         dlogits[n, targets[n]] += weight[n]
 
 
-def cross_entropy_forward(logits, targets, *, ignore_index=-1, label_smoothing=0.0):
-    if any_complex(logits):
-        return text.cross_entropy_forward(logits, targets, ignore_index=ignore_index, label_smoothing=label_smoothing)
+def cross_entropy_forward(logits, targets, *, ignore_index=-1, label_smoothing=0.0, per_row=False):
+    if any_complex(logits) or (per_row and label_smoothing):
+        return text.cross_entropy_forward(logits, targets, ignore_index=ignore_index, label_smoothing=label_smoothing, per_row=per_row)
     counted = targets != ignore_index
     targets = np.where(counted, targets, 0)
     top, log_total = empty((*targets.shape, 1), logits.dtype), empty(targets.shape, logits.dtype)
     _log_sum_exp(top.reshape(-1, 1), log_total.reshape(-1), rows(logits))
     right = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - top[..., 0]
-    loss = np.where(counted, log_total - right, 0).sum()
+    loss = np.where(counted, log_total - right, 0)
+    loss = loss if per_row else loss.sum()
     if label_smoothing:
         loss += logits.dtype.type(label_smoothing) * _above_mean(rows(logits), targets.reshape(-1), counted.reshape(-1))
     return loss, int(counted.sum()), CrossEntropyCache(logits, targets, counted, top, log_total, label_smoothing)

@@ -54,17 +54,20 @@ def embedding_backward(dy, cache, *, out=None, add=False):
     return deliver((dw,), out)
 
 
-def token_position_forward(ids, wte, wpe, *, start=0):
-    if any_complex(wte, wpe):
-        return text.token_position_forward(ids, wte, wpe, start=start)
+def token_position_forward(ids, wte, wpe, *, start=0, positions=None):
+    if any_complex(wte, wpe) or positions is not None:
+        return text.token_position_forward(ids, wte, wpe, start=start, positions=positions)
     y = empty((*ids.shape, wte.shape[1]), wte.dtype)
     _gather(y, ids, wte, wpe, start)
-    return y, TokenPositionCache(EmbeddingCache(ids, wte.shape[0]), start, wpe.shape[0])
+    return y, TokenPositionCache(EmbeddingCache(ids, wte.shape[0]), start, None, wpe.shape[0])
 
 
 def token_position_backward(dy, cache, *, out=None, add=False):
-    (ids, n_rows), start, n_positions = cache
+    (ids, n_rows), start, positions, n_positions = cache
     C = dy.shape[-1]
+    if positions is not None:
+        dwte = embedding_backward(dy, cache.token, out=out and out[:1], add=add)
+        return dwte, embedding_backward(dy, EmbeddingCache(positions, n_positions), out=out and out[1:])
     dwte = target(out, 0, like=dy, shape=(n_rows, C), strided=True)
     dwpe = target(out, 1, like=dy, shape=(n_positions, C))
     if not add:

@@ -1,6 +1,6 @@
 """Layers: parameters + ops, each with forward and backward (base.py states the protocol)."""
 
-from .attention import CausalSelfAttention, Rotary
+from .attention import CausalSelfAttention, Packing, Rotary
 from .base import Layer
 from .basic import Dropout, LayerNorm, Linear, RMSNorm, TokenEmbedding, TokenPositionEmbedding
 from .block import Block

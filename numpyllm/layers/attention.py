@@ -30,6 +30,20 @@ class Rotary:
         return rotary_angles(positions, head_size, base=self.base, scale=self.scale, dtype=dtype)
 
 
+class Packing(NamedTuple):
+    """Where several examples lie in one row: none sees another, and each counts its positions from 0."""
+
+    positions: np.ndarray   # (B, T)         of a token in its example
+    spans: np.ndarray       # (B, T, M, 2)   the keys that it sees
+
+    @classmethod
+    def of(cls, starts, spans):
+        """starts (B, T), for each token where its example begins in the row; spans: a pattern, (T, S) -> the keys that are seen."""
+        T = starts.shape[1]
+        positions = np.arange(T) - starts
+        return cls(positions, _made_once(spans, T)[positions] + starts[..., None, None])
+
+
 class SelfAttentionCache(NamedTuple):
     qkv: LinearCache
     norms: tuple            # of queries and keys, or None
@@ -62,15 +76,16 @@ class CausalSelfAttention(Layer):
         self.proj = Linear(n_embd, n_embd, bias=bias, std=proj_std)
         self.dropout = Dropout(dropout)                         # on what goes into the stream
 
-    def forward(self, x, draws=None):
+    def forward(self, x, draws=None, packing=None):
+        """x (B, T, C) -> y (B, T, C), cache; packing (Packing) where a row holds several examples."""
         B, T, C = x.shape
+        positions, spans = (np.arange(T), _made_once(self.spans, T)) if packing is None else packing
         qkv, c_qkv = self.qkv.forward(x)                                                # (1)  (B, T, (H + 2 G) D)
         q, k, v = self._split(qkv)                                                      # (2)  (B, T, H or G, D), views
         q, k, c_norms = self._normalise(q, k)                                           # (3)
-        q, k, c_turns = self._turn(q, k, np.arange(T))                                  # (4)
+        q, k, c_turns = self._turn(q, k, positions)                                     # (4)
         keep = self.attn_dropout.mask((B, self.n_head, T, T), draws)
-        y, c_attention = self.ops.attention_forward(q, k, v, _made_once(self.spans, T), keep=keep, p=self.attn_dropout.p,
-                                                    **self._scoring(x))                 # (5)
+        y, c_attention = self.ops.attention_forward(q, k, v, spans, keep=keep, p=self.attn_dropout.p, **self._scoring(x))  # (5)
         y, c_proj = self.proj.forward(y.reshape(B, T, C))                               # (6)
         y, c_dropout = self.dropout.forward(y, draws)                                   # (7)
         return y, SelfAttentionCache(c_qkv, c_norms, c_turns, c_attention, c_proj, c_dropout)

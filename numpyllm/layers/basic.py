@@ -120,8 +120,9 @@ class TokenPositionEmbedding(Layer):
         return {"wte": ParamSpec((self.vocab_size, self.n_embd), normal(0.02)),
                 "wpe": ParamSpec((self.block_size, self.n_embd), normal(0.02))}
 
-    def forward(self, ids):
-        return self.ops.token_position_forward(ids, self.wte, self.wpe)
+    def forward(self, ids, positions=None):
+        """ids (B, T), positions (B, T) where they do not count up from 0 -> x (B, T, C), cache."""
+        return self.ops.token_position_forward(ids, self.wte, self.wpe, positions=positions)
 
     def step(self, ids, past):
         """ids (B, T), the next T tokens of sequences with past.lengths (B) tokens before."""
@@ -144,9 +145,11 @@ class TokenEmbedding(Layer):
     def own_specs(self):
         return {"wte": ParamSpec((self.vocab_size, self.n_embd), normal(self.std))}
 
-    def forward(self, ids):
+    def forward(self, ids, positions=None):
+        """As TokenPositionEmbedding's."""
         x, cache = self.ops.embedding_forward(ids, self.wte)
-        return x if self.positions is None else x + self._positions(np.arange(ids.shape[1]), x), cache
+        places = np.arange(ids.shape[1]) if positions is None else positions
+        return x if self.positions is None else x + self._positions(places, x), cache
 
     def step(self, ids, past):
         x, _ = self.ops.embedding_forward(ids, self.wte)

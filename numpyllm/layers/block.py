@@ -24,11 +24,11 @@ class Block(Layer):
     def __init__(self, attn, mlp, norm1, norm2, *, pre_norm=True):
         self.norm1, self.attn, self.norm2, self.mlp, self.pre_norm = norm1, attn, norm2, mlp, pre_norm
 
-    def forward(self, x, draws=None):
+    def forward(self, x, draws=None, packing=None):
         if not self.pre_norm:
-            return self._post_norm_forward(x, draws)
+            return self._post_norm_forward(x, draws, packing)
         h, c_norm1 = self.norm1.forward(x)                                              # (1)
-        h, c_attn = self.attn.forward(h, draws)                                         # (2)
+        h, c_attn = self.attn.forward(h, draws, packing)                                # (2)
         s, h, c_norm2 = self.norm2.residual_forward(x, h)                               # (3)
         h, c_mlp = self.mlp.forward(h, draws)                                           # (4)
         y, _ = self.ops.residual_forward(s, h)                                          # (5)
@@ -50,8 +50,8 @@ class Block(Layer):
         s, h, _ = self.norm2.residual_forward(x, self.attn.step(self.norm1.step(x, past), past))
         return s + self.mlp.step(h, past)
 
-    def _post_norm_forward(self, x, draws):
-        h, c_attn = self.attn.forward(x, draws)                                         # (1)
+    def _post_norm_forward(self, x, draws, packing):
+        h, c_attn = self.attn.forward(x, draws, packing)                                # (1)
         _, n, c_norm1 = self.norm1.residual_forward(x, h)                               # (2)
         h, c_mlp = self.mlp.forward(n, draws)                                           # (3)
         _, y, c_norm2 = self.norm2.residual_forward(n, h)                               # (4)

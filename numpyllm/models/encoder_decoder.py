@@ -126,6 +126,10 @@ class EncoderDecoder(Layer):
         release(height)
         return loss
 
+    def count(self, sources, targets):
+        """How many targets are counted: what the sum of the loss is divided by."""
+        return int((targets != -1).sum())
+
     def loss_and_gradients(self, sources, targets, *, scale=None, draws=None):
         """The loss with the config's label_smoothing, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale
         None is 1 / count, the mean's. A step begins with parameters.clear_gradients() and ends with settle_gradients().

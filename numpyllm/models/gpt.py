@@ -17,7 +17,7 @@ import numpy as np
 from .. import ops as text
 from ..config import option, require_between, require_flag, require_one_of, require_whole
 from ..errors import InputError
-from ..layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, LayerNorm, Past, RMSNorm, Rotary,
+from ..layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, LayerNorm, Packing, Past, RMSNorm, Rotary,
                       TokenEmbedding, TokenPositionEmbedding)
 from ..ops import causal_spans, fixed_spans, sinusoidal_positions, strided_spans, window_spans
 from ..parameters import Parameters
@@ -110,7 +110,8 @@ class GPTCache(NamedTuple):
     blocks: list            # with `recompute`, only each block's input
     norm: object
     head: object            # None when the loss was taken in the head
-    draws: object           # for dropout in a block that is recomputed
+    draws: object           # for a block that is recomputed: for its dropout,
+    told: tuple             # and the Packing, if there is one
 
 
 class GPT(LanguageModel):
@@ -125,7 +126,8 @@ class GPT(LanguageModel):
         self.config, self.recompute = config, recompute
         self.embedding = _embedding(config)
         self.dropout = Dropout(config.dropout)
-        self.blocks = [_block(config) for _ in range(config.n_layer)]
+        self.spans = _pattern(config.attention, config.window)
+        self.blocks = [_block(config, self.spans) for _ in range(config.n_layer)]
         self.norm = _norm(config)
         self.head = Head(config.n_embd, config.vocab_size, tied_to=self.embedding if config.tied else None)
         self.parameters = Parameters(self.specs(), seed=seed, dtype=dtype) if parameters is None else parameters
@@ -175,23 +177,41 @@ class GPT(LanguageModel):
         """As LanguageModel's, and no more of them than the model can see."""
         return super().check_ids(ids, self.config.block_size)
 
-    def _trunk(self, ids, draws):
+    def _embed(self, ids, starts):
+        if starts is None:
+            return super()._embed(ids, None)
+        ids = self.check_ids(ids)
+        packing = Packing.of(_checked_starts(ids, starts), self.spans)
+        return *self.embedding.forward(ids, packing.positions), (packing,)
+
+    def _trunk(self, ids, draws, starts=None):
         """Everything below the head: ids (B, T) -> h (B, T, C), cache."""
-        x, c_embedding = self.embedding.forward(self.check_ids(ids))        # (1)
+        x, c_embedding, told = self._embed(ids, starts)                     # (1)
         x, c_dropout = self.dropout.forward(x, draws)                       # (2)
-        x, c_blocks = self._blocks_forward(x, draws)                        # (3)
+        x, c_blocks = self._blocks_forward(x, draws, told)                  # (3)
         h, c_norm = self.norm.forward(x)                                    # (4)
-        return h, GPTCache(c_embedding, c_dropout, c_blocks, c_norm, None, draws)
+        return h, GPTCache(c_embedding, c_dropout, c_blocks, c_norm, None, draws, told)
 
     def _trunk_backward(self, dh, cache):
         height = mark()
         dx = self.norm.backward(dh, cache.norm)                             # (4)
-        dx = self._blocks_backward(dx, cache.blocks, cache.draws, height)   # (3)
+        dx = self._blocks_backward(dx, cache.blocks, cache.draws, cache.told, height)   # (3)
         dx = self.dropout.backward(dx, cache.dropout)                       # (2)
         self.embedding.backward(dx, cache.embedding)                        # (1)
 
     def _top(self, x):
         return self.norm.forward(x)[0]
+
+
+def _checked_starts(ids, starts):
+    """starts as an array. InputError unless each token's example begins at it or before it."""
+    starts = np.asarray(starts)
+    if starts.shape != ids.shape or not np.issubdtype(starts.dtype, np.integer):
+        raise InputError(f"starts must be integers shaped like ids {ids.shape}, got {starts.dtype} of shape {starts.shape}")
+    if (starts < 0).any() or (starts > np.arange(ids.shape[1])).any():
+        raise InputError("starts must say for each token where in its row its example begins: from 0 to its own place, got "
+                         f"{starts.min()} to {starts.max()}")
+    return starts
 
 
 def _embedding(config):
@@ -207,13 +227,13 @@ def _norm(config):
     return LayerNorm(config.n_embd, bias=config.bias, eps=config.norm_eps)
 
 
-def _block(config):
+def _block(config, spans):
     c = config
     proj_std = 0.02 / math.sqrt(2 * c.n_layer)
     rotary = Rotary(c.rotary_base, c.rotary_scale, c.rotary_interleaved) if c.position == "rotary" else None
     attn = CausalSelfAttention(c.n_embd, c.n_head, n_kv_head=c.kv_heads, bias=c.bias, dropout=c.dropout, proj_std=proj_std,
                                qk_norm=c.qk_norm, rotary=rotary, alibi=c.position == "alibi", softcap=c.softcap,
-                               spans=_pattern(c.attention, c.window), norm_eps=c.norm_eps)
+                               spans=spans, norm_eps=c.norm_eps)
     if c.mlp == "swiglu":
         mlp = GatedMLP(c.n_embd, n_hidden=c.hidden, bias=c.bias, dropout=c.dropout, proj_std=proj_std)
     else:

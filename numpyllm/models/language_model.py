@@ -15,17 +15,19 @@ from ..workspace import mark, release
 class LanguageModel(Layer):
     """A model (config, ops=, parameters=, recompute=) with `embedding`, `blocks`, `head` and `parameters`. It adds
 
-        _trunk(ids, draws) -> h (B, T, C), cache        everything below the head; the cache has a field `head`, None here
+        _trunk(ids, draws, starts) -> h (B, T, C), cache    everything below the head; the cache has a field `head`, None here
         _trunk_backward(dh, cache)
-        _top(x) -> h                                    what comes between the last block and the head, when nothing is dropped
+        _top(x) -> h                                        what comes between the last block and the head, when nothing is dropped
 
+    ids (B, T); targets (B, T), -1 where nothing is asked; starts (B, T), where a row holds several examples: the place where the
+    example of each token begins. None sees another, and each is read as if it stood alone.
     recompute=True keeps only the input of each block for the backward and runs the block's forward again there: less
     memory, a third more work, the same gradients to the bit (Chen et al. 2016).
     """
 
-    def forward(self, ids, draws=None):
+    def forward(self, ids, draws=None, starts=None):
         """ids (B, T) -> logits (B, T, V), cache. Dropout acts only when Draws are given."""
-        h, cache = self._trunk(ids, draws)
+        h, cache = self._trunk(ids, draws, starts)
         logits, c_head = self.head.forward(h)
         return logits, cache._replace(head=c_head)
 
@@ -33,18 +35,36 @@ class LanguageModel(Layer):
         """dlogits (B, T, V) -> nothing; contributes to parameters.grad, as loss_and_gradients does."""
         self._trunk_backward(self.head.backward(dlogits, cache.head), cache)
 
-    def loss(self, ids, targets):
-        """ids, targets (B, T), -1 where nothing is asked -> sum of the loss in nats, number of counted targets."""
+    def loss(self, ids, targets, starts=None):
+        """-> sum of the loss in nats, number of counted targets."""
         targets, height = self._checked_targets(ids, targets), mark()
-        x, _ = self.embedding.forward(self.check_ids(ids))
-        for block in self.blocks:
-            y, _ = block.forward(x)
-            x = release(height, keep=y)                                     # no backward will want what it left
-        loss = self.head.loss(self._top(x), targets)
+        loss = self.head.loss(self._hidden(ids, starts), targets)
         release(height)
         return loss
 
-    def loss_and_gradients(self, ids, targets, *, scale=None, draws=None):
+    def count(self, ids, targets, starts=None):
+        """How many targets are counted: what the sum of the loss is divided by."""
+        return int((targets != -1).sum())
+
+    def logprobs(self, ids, targets, starts=None):
+        """-> log-probabilities of the targets (B, T), in nats, 0 where a target is -1."""
+        targets, height = self._checked_targets(ids, targets), mark()
+        logprobs = self.head.logprobs(self._hidden(ids, starts), targets)
+        release(height)
+        return logprobs
+
+    def logprobs_forward(self, ids, targets, starts=None, *, draws=None):
+        """As logprobs -> logprobs (B, T), cache."""
+        targets = self._checked_targets(ids, targets)
+        h, cache = self._trunk(ids, draws, starts)
+        logprobs, c_head = self.head.logprobs_forward(h, targets)
+        return logprobs, cache._replace(head=c_head)
+
+    def logprobs_backward(self, dlogprobs, cache):
+        """dlogprobs (B, T) -> nothing; contributes to parameters.grad."""
+        self._trunk_backward(self.head.logprobs_backward(dlogprobs, cache.head), cache)
+
+    def loss_and_gradients(self, ids, targets, starts=None, *, scale=None, draws=None):
         """As loss, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale None is 1 / count, the mean's.
 
         A step begins with parameters.clear_gradients() and ends with settle_gradients(): in between the first contribution to
@@ -52,8 +72,8 @@ class LanguageModel(Layer):
         """
         targets = self._checked_targets(ids, targets)
         if scale is None:
-            scale = 1 / max(1, int((targets != -1).sum()))
-        h, cache = self._trunk(ids, draws)
+            scale = 1 / max(1, self.count(ids, targets))
+        h, cache = self._trunk(ids, draws, starts)
         loss, count, dh = self.head.loss_forward_backward(h, targets, scale)
         self._trunk_backward(dh, cache)
         return loss, count
@@ -85,24 +105,39 @@ class LanguageModel(Layer):
     def _top(self, x):
         return x
 
-    def _blocks_forward(self, x, draws):
+    def _embed(self, ids, starts):
+        """-> x (B, T, C), cache, and what the blocks are told beside x and draws, a tuple."""
+        if starts is not None:
+            raise InputError(f"{type(self).__name__} carries a state along the row: give each example a row of its own")
+        return *self.embedding.forward(self.check_ids(ids)), ()
+
+    def _hidden(self, ids, starts):
+        """-> h (B, T, C), where no backward will follow: what a block leaves is given back at once."""
+        height = mark()
+        x, _, told = self._embed(ids, starts)
+        for block in self.blocks:
+            y, _ = block.forward(x, None, *told)
+            x = release(height, keep=y)
+        return self._top(x)
+
+    def _blocks_forward(self, x, draws, told):
         """x (B, T, C) through all blocks -> x (B, T, C), one cache a block: with `recompute`, only its input."""
         caches = []
         for block in self.blocks:
             if self.recompute:
                 height, cache = mark(), x
-                y, _ = block.forward(x, draws)
+                y, _ = block.forward(x, draws, *told)
                 x = release(height, keep=y)
             else:
-                x, cache = block.forward(x, draws)
+                x, cache = block.forward(x, draws, *told)
             caches.append(cache)
         return x, caches
 
-    def _blocks_backward(self, dx, caches, draws, height):
+    def _blocks_backward(self, dx, caches, draws, told, height):
         """dx (B, T, C) back through all blocks; memory taken since `height` was marked is given back, block by block."""
         for block, cache in zip(reversed(self.blocks), reversed(caches), strict=True):
             if self.recompute:
-                _, cache = block.forward(cache, draws)
+                _, cache = block.forward(cache, draws, *told)
             dx = release(height, keep=block.backward(dx, cache))
         return dx
 

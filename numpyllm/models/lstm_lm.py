@@ -84,16 +84,16 @@ class LSTMLM(LanguageModel):
         """Memory and FLOPs of a training step with this batch size, without running it."""
         return estimate_lstm(self.config, batch_size, itemsize=self.parameters.dtype.itemsize)
 
-    def _trunk(self, ids, draws):
+    def _trunk(self, ids, draws, starts=None):
         """Everything below the head: ids (B, T) -> h (B, T, C), cache."""
-        x, c_embedding = self.embedding.forward(self.check_ids(ids))                    # (1)
-        x, c_blocks = self._blocks_forward(x, draws)                                    # (2)
+        x, c_embedding, _ = self._embed(ids, starts)                                    # (1)
+        x, c_blocks = self._blocks_forward(x, draws, ())                                # (2)
         h, c_dropout = self.dropout.forward(x, draws)                                   # (3)
         return h, LSTMLMCache(c_embedding, c_blocks, c_dropout, None, draws)
 
     def _trunk_backward(self, dh, cache):
         dx = self.dropout.backward(dh, cache.dropout)                                   # (3)
-        dx = self._blocks_backward(dx, cache.blocks, cache.draws, mark())               # (2)
+        dx = self._blocks_backward(dx, cache.blocks, cache.draws, (), mark())               # (2)
         self.embedding.backward(dx, cache.embedding)                                    # (1)
 
 

@@ -1,7 +1,8 @@
 """Softmax cross-entropy: how many nats the model needs to name the right token.
 
 Shapes: logits (..., V), targets (...) integers in [0, V), or ignore_index where nothing is asked.
-The loss is a sum over the counted targets, and their number: sums of slices add up, means do not.
+The loss is a sum over the counted targets, and their number: sums of slices add up, means do not. Per row it is minus the
+log-probability of the target, which preferences and policy gradients are made of.
 Label smoothing is that of Szegedy et al. 2016, section 7. Derivation: docs/cross_entropy.md.
 """
 
@@ -21,11 +22,12 @@ class CrossEntropyCache(NamedTuple):
     label_smoothing: float  # share of the target that is spread over all tokens
 
 
-def cross_entropy_forward(logits, targets, *, ignore_index=-1, label_smoothing=0.0):
+def cross_entropy_forward(logits, targets, *, ignore_index=-1, label_smoothing=0.0, per_row=False):
     """Sum over the counted rows of -sum_j t_j log softmax(logits)_j, where t is 1 at the target, 0 elsewhere.
 
     logits (..., V), targets (...) -> loss (a scalar, in nats), count (an int), CrossEntropyCache.
     Nothing counted: loss 0, count 0. Works on the log-sum-exp, never on log(p + eps), which has another gradient.
+    per_row: no sum, the loss is (...), zero where ignored; then the backward takes a dloss of that shape, too.
     With label_smoothing a in [0, 1), t is (1 - a) [j = target] + a / V: the target itself keeps 1 - a + a / V.
     """
     counted = targets != ignore_index
@@ -36,12 +38,13 @@ def cross_entropy_forward(logits, targets, *, ignore_index=-1, label_smoothing=0
     right = np.take_along_axis(shifted, targets[..., None], axis=-1)[..., 0]    # (3)
     if label_smoothing:
         right = right + label_smoothing * (shifted.mean(axis=-1) - right)       # (3s)
-    loss = np.where(counted, log_total - right, 0).sum()                        # (4)
+    loss = np.where(counted, log_total - right, 0)                              # (4)
+    loss = loss if per_row else loss.sum()                                      # (5)
     return loss, int(counted.sum()), CrossEntropyCache(logits, targets, counted, top, log_total, label_smoothing)
 
 
 def cross_entropy_backward(dloss, cache, *, out=None):
-    """dloss (a scalar; 1 / count for the mean) -> dlogits (..., V).
+    """dloss (a scalar; 1 / count for the mean; (...) per row) -> dlogits (..., V).
 
     d log_total / d shifted_j = exp(shifted_j - log_total) = p_j, and d right / d shifted_j = [j = target], so
         dlogits_j = dloss (p_j - [j = target]):
@@ -54,5 +57,5 @@ def cross_entropy_backward(dloss, cache, *, out=None):
     np.put_along_axis(dlogits, targets[..., None], at_target - (1 - label_smoothing), axis=-1)      # (3s) (3)
     if label_smoothing:
         dlogits = dlogits - label_smoothing / logits.shape[-1]                  # (3s)
-    weight = np.where(counted, dloss, 0).astype(logits.dtype)                   # (4)
+    weight = np.where(counted, dloss, 0).astype(logits.dtype)                   # (5) (4)
     return deliver((dlogits * weight[..., None],), out)

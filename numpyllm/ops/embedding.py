@@ -39,29 +39,33 @@ def embedding_backward(dy, cache, *, out=None, add=False):
 class TokenPositionCache(NamedTuple):
     token: EmbeddingCache
     start: int              # the position of the first column of ids
+    positions: np.ndarray   # (B, T)  the position of each, or None where they count up from start
     n_positions: int        # T_max, the height of the position table
 
 
-def token_position_forward(ids, wte, wpe, *, start=0):
-    """y[b, t] = wte[ids[b, t]] + wpe[start + t].
+def token_position_forward(ids, wte, wpe, *, start=0, positions=None):
+    """y[b, t] = wte[ids[b, t]] + wpe[positions[b, t]]; without positions, wpe[start + t].
 
-    ids (B, T), wte (V, C), wpe (T_max, C) -> y (B, T, C), TokenPositionCache; start + T <= T_max.
+    ids (B, T), wte (V, C), wpe (T_max, C), positions (B, T) -> y (B, T, C), TokenPositionCache; positions lie below T_max.
     """
     tokens, c_token = embedding_forward(ids, wte)                                   # (1)
-    positions = wpe[start:start + ids.shape[-1]]                                    # (2)  (T, C)
-    return tokens + positions, TokenPositionCache(c_token, start, wpe.shape[0])     # (3)
+    places = slice(start, start + ids.shape[-1]) if positions is None else positions
+    return tokens + wpe[places], TokenPositionCache(c_token, start, positions, wpe.shape[0])        # (2) (3)
 
 
 def token_position_backward(dy, cache, *, out=None, add=False):
     """dy (B, T, C) -> dwte (V, C), dwpe (T_max, C); `add` concerns dwte alone, as in embedding_backward.
 
-    The sum (3) passes dy to both tables. A position's row was used once in each sequence: its gradient is the sum
-    over the batch. Positions that no token had get zero.
+    The sum (3) passes dy to both tables. A position's row was used once in each sequence (given positions: as often
+    as they say): its gradient is the sum over those places. Positions that no token had get zero.
     """
-    c_token, start, n_positions = cache
+    c_token, start, positions, n_positions = cache
     dwte_out, dwpe_out = out or (None, None)
     T, C = dy.shape[-2:]
-    dwpe = np.zeros((n_positions, C), dy.dtype)
-    dwpe[start:start + T] = dy.reshape(-1, T, C).sum(axis=0)                        # (3) (2)
+    if positions is None:
+        dwpe = np.zeros((n_positions, C), dy.dtype)
+        dwpe[start:start + T] = dy.reshape(-1, T, C).sum(axis=0)                    # (3) (2)
+    else:
+        dwpe = embedding_backward(dy, EmbeddingCache(positions, n_positions))       # (3) (2)
     dwte = embedding_backward(dy, c_token, out=(dwte_out,), add=add)                # (3) (1)
     return dwte, deliver((dwpe,), (dwpe_out,))

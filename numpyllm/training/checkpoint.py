@@ -11,6 +11,7 @@ files `latest` and `best` beside the folders hold the name of one each.
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -114,6 +115,22 @@ def restore(folder, arrays, targets):
         target[...] = arrays[name]
 
 
+def restore_parameters(folder, arrays, layout, parameters):
+    """As restore, for parameters that may lie in another order than in the file: what was frozen lies behind the rest."""
+    restore(folder, arrays, {"params": parameters.data})
+    if {name: (offset, list(shape)) for name, (offset, shape) in parameters.layout.items()} == \
+            {name: tuple(place) for name, place in layout.items()}:
+        return
+    stored = parameters.data.copy()
+    try:
+        views = {name: stored[offset:offset + math.prod(shape)].reshape(shape) for name, (offset, shape) in layout.items()}
+        for name in {**views, **parameters.layout}:
+            parameters[name][...] = views[name]
+    except (TypeError, ValueError, KeyError) as error:
+        raise InputError(f"{folder / 'state.json'} must say where the parameters of its model lie ({error}): restore it from a copy, or "
+                         "train anew") from None
+
+
 def make_config(config_class, values, folder):
     """A config from the fields that a checkpoint holds. InputError where they are not those of this version."""
     try:
@@ -144,7 +161,7 @@ def load_model(run, *, ops=text):
         raise InputError(f"{folder} holds weights rounded to {state['weights']}, for numpyllm generate and serve alone: take the model "
                          "that it was made from")
     model = make_model(state, folder, ops=ops)
-    restore(folder, arrays, {"params": model.parameters.data})
+    restore_parameters(folder, arrays, state["layout"], model.parameters)
     return model, tokenizers.load(tokenizer_path), state
 
 

@@ -12,8 +12,10 @@ from .config import TrainConfig
 from .optimizer import OPTIMIZERS
 
 
-def compile_kernels(model, log=print, config=TrainConfig()):
+def compile_kernels(model, log=print, config=TrainConfig(), *, objective=None, batch=None):
     """Run one step and one evaluation of a toy model with the same choices, ops and optimiser. Does nothing for the text.
+
+    An objective, if there is one, runs its gradients on the first rows of a batch: it may need other kernels.
 
     Sizes are at least two, so that its arrays have the memory layouts of real ones. Compiled code is kept on disk.
     """
@@ -30,5 +32,7 @@ def compile_kernels(model, log=print, config=TrainConfig()):
         toy.loss(ids, ids)
         toy.loss_and_gradients(ids, ids, draws=Draws(0))
         OPTIMIZERS[config.optimizer](config, toy.parameters, toy.ops).update(1e-3)
+        if objective is not None:
+            objective.loss_and_gradients(*(part[:2] for part in batch), scale=1.0, draws=Draws(0))
     if compiled.count:
         log(f"compiled {compiled.count} kernels in {time.perf_counter() - started:.0f} s")

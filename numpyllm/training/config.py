@@ -32,6 +32,7 @@ class TrainConfig:
     eval_iters: int = option(20, "validation batches of one evaluation, always the same")
     log_interval: int = option(10, "steps between two log lines")
     keep_checkpoints: int = option(2, "newest checkpoints that are kept")
+    patience: int = option(0, "evaluations in a row without a lower validation loss after which training ends; 0: never")
     keep_best: bool = option(True, "keep the checkpoint of the lowest validation loss as well")
     skip_nonfinite: bool = option(True, "a loss or gradient that is no number is skipped like a spike; if not, training stops")
     spike_zscore: float = option(6.0, "skip a step whose loss is so many standard deviations above the last ones; 0: never")
@@ -46,7 +47,7 @@ class TrainConfig:
     def __post_init__(self):
         require_whole(self, 1, "batch_size", "gradient_accumulation_steps", "max_iters", "eval_interval", "eval_iters",
                       "log_interval", "keep_checkpoints", "spike_window", "spike_patience")
-        require_whole(self, 0, "warmup_iters", "batch_warmup_iters", "spike_rollbacks", "seed")
+        require_whole(self, 0, "warmup_iters", "batch_warmup_iters", "spike_rollbacks", "patience", "seed")
         require_whole(self, 1, *(name for name in ("lr_decay_iters", "threads") if getattr(self, name) is not None))
         require_between(self, 0, 1e6, "learning_rate", "weight_decay", "grad_clip", "spike_zscore",
                         *(["min_lr"] if self.min_lr is not None else []))

@@ -71,7 +71,11 @@ class SharingParameters(Parameters):
 
 
 class Replicas:
-    """n replicas of a model, which all share its parameters. With n = 1 everything runs in the calling thread."""
+    """n replicas of a model, which all share its parameters. With n = 1 everything runs in the calling thread.
+
+    Instead of a model it may be what makes another loss of one, if it has the methods that are used here: parameters,
+    replica(parameters), loss_and_gradients(*batch, scale=, draws=) -> loss, count, and count(*batch).
+    """
 
     def __init__(self, model, n=1):
         self._barrier = threading.Barrier(n)
@@ -112,13 +116,13 @@ class Replicas:
     def step(self, micro_batches, optimizer, *, lr, grad_clip, draws, allow=lambda loss, norm: True):
         """One update from several micro-batches -> mean loss, gradient norm before clipping, whether it was made.
 
-        micro_batches is a list of (ids, targets); draws(micro, first_row) makes the Draws for a micro-batch from some row on.
+        micro_batches is a list of what loss_and_gradients takes: (ids, targets), or other arrays, with a row an example; draws(micro, first_row) makes the Draws for a micro-batch from some row on.
         Nothing is updated if loss or norm is not finite, or allow(loss, norm), asked by each replica, says no. Raises
         ValueError for a micro-batch that has no row for each replica.
         """
-        if any(len(ids) < len(self) for ids, _ in micro_batches):
+        if any(len(batch[0]) < len(self) for batch in micro_batches):
             raise ValueError(f"each of {len(self)} replicas needs a row of every micro-batch: use fewer replicas")
-        count = max(1, sum(int((targets != -1).sum()) for _, targets in micro_batches))
+        count = max(1, sum(self.models[0].count(*batch) for batch in micro_batches))
         parameters = [model.parameters for model in self.models]
         squares = [None] * len(self)
         losses = [0.0] * len(self)
@@ -127,9 +131,9 @@ class Replicas:
 
         def work(i):
             parameters[i].clear_gradients()
-            for micro, (ids, targets) in enumerate(micro_batches):
-                rows = _share(len(ids), i, len(self))
-                loss, _ = self.models[i].loss_and_gradients(ids[rows], targets[rows], scale=1 / count,
+            for micro, batch in enumerate(micro_batches):
+                rows = _share(len(batch[0]), i, len(self))
+                loss, _ = self.models[i].loss_and_gradients(*(part[rows] for part in batch), scale=1 / count,
                                                             draws=draws(micro, rows.start))
                 losses[i] += float(loss)
             if i == 0 or self._shared is None:

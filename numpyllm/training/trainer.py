@@ -44,21 +44,24 @@ class Trainer:
     """Trains a model on tokens. Everything is a function of the configuration and the step, so a resumed run goes on
     with the same bits.
 
-    train and validation are tokens (n), or sources of batches: source(step, micro) -> ids, targets (batch_size, T), a pure
-    function. run_folder is a RunFolder or None (nothing is written), sample(model) -> str is shown at each evaluation, facts
+    train and validation are tokens (n), or sources of batches: source(step, micro) -> ids, targets (batch_size, T) and what else the
+    objective takes, a pure function. The objective is what is minimised, by default the model's own loss (Replicas says what it
+    must have); evaluate() -> something with a loss, metrics() and a text, by default evaluate.py's. run_folder is a RunFolder or None (nothing is written), sample(model) -> str is shown at each evaluation, facts
     is kept in the checkpoint (where the text came from, say), observers are told what happens (observer.py). Raises
     InputError if a text is shorter than one context.
     """
 
     def __init__(self, model, config, train, validation, tokenizer, *, run_folder=None, sample=None, facts=None,
-                 observers=(), log=print):
+                 observers=(), objective=None, evaluate=None, log=print):
         self.model, self.config, self.tokenizer, self.run_folder = model, config, tokenizer, run_folder
         self.sample, self.facts, self.observers, self.log = sample, facts or {}, list(observers), log
         sizes = {"batch_size": config.batch_size, "block_size": model.config.block_size, "seed": config.seed}
         self.batches = train if callable(train) else Batches(train, **sizes)
-        self.validation = validation if callable(validation) else Batches(validation, **sizes, name="validation")
+        self._evaluate, self._objective = evaluate, objective
+        own = evaluate is not None or callable(validation)
+        self.validation = validation if own else Batches(validation, **sizes, name="validation")
         self.optimizer = OPTIMIZERS[config.optimizer](config, model.parameters, model.ops)
-        self.replicas = Replicas(model, min(config.threads or physical_cores(), config.batch_size))
+        self.replicas = Replicas(objective or model, min(config.threads or physical_cores(), config.batch_size))
         self.monitor = SpikeMonitor(threshold=config.spike_zscore, window=config.spike_window)
         self.step = 0                   # steps taken, with or without an update
         self.position = 0               # of the next batch among all batches: ahead of step by what was skipped
@@ -86,10 +89,12 @@ class Trainer:
             self._skip(position, position)
         self.monitor.record(step, loss, updated)
         self.step, self.position = step + 1, position + 1
-        return StepResult(loss, norm, lr, time.perf_counter() - started, sum(ids.size for ids, _ in batches), updated)
+        return StepResult(loss, norm, lr, time.perf_counter() - started, sum(batch[0].size for batch in batches), updated)
 
     def evaluate(self):
-        """Evaluation on eval_iters validation batches, the same ones each time."""
+        """Evaluation on eval_iters validation batches, the same ones each time, or what `evaluate` says."""
+        if self._evaluate is not None:
+            return self._evaluate()
         batches = (self.validation(i) for i in range(self.config.eval_iters))
         return evaluate(self.model, batches, self.tokenizer.token_byte_lengths)
 
@@ -97,7 +102,9 @@ class Trainer:
         """Train to max_iters -> True, or False if a signal ended it; then the step was finished and saved."""
         if self.step >= self.config.max_iters:
             self.log(f"step {self.step} of {self.config.max_iters} was reached before: a larger --max_iters goes on from here")
-        compile_kernels(self.model, self.log, self.config)
+        first = self.batches(self.position)
+        other = self._objective or (self.model if len(first) > 2 else None)     # packed examples have kernels of their own
+        compile_kernels(self.model, self.log, self.config, objective=other, batch=first)
         blas_threads = 1 if len(self.replicas) > 1 or self.config.threads == 1 else None    # threads of two kinds would fight
         try:
             with finish_step_on_interrupt() as interruption, blas.limited(blas_threads):
@@ -108,7 +115,10 @@ class Trainer:
             self._tell("on_end")
             if self.run_folder is not None:
                 self.run_folder.close()
-        if self.step < self.config.max_iters:
+        if self._out_of_patience():
+            self.log(f"the validation loss has not fallen for {self.config.patience} evaluations: it was lowest, {self.best[0]:.4f}, after "
+                     f"step {self.best[1]}")
+        elif self.step < self.config.max_iters:
             self.stopped_by = interruption.number
             self.log(f"stopped after step {self.step}")
         return self.stopped_by is None
@@ -118,7 +128,7 @@ class Trainer:
         if self.step == 0 and self._saved_at is None:
             self._report_evaluation()
             self.save()             # something to go back to, and a full disk shows now
-        while self.step < config.max_iters and interruption.number is None:
+        while self.step < config.max_iters and interruption.number is None and not self._out_of_patience():
             result = self.train_step()
             taken += 1
             due = self.step % config.log_interval == 0 or self.step == config.max_iters
@@ -179,6 +189,10 @@ class Trainer:
         self.step = self._saved_at = step
         return state
 
+    def _out_of_patience(self):
+        patience = self.config.patience * self.config.eval_interval
+        return bool(patience and self.best and self.step - self.best[1] >= patience)
+
     def _go_back(self):
         """Return to the last checkpoint before the present spikes, with a lower learning rate, and go on with the data after
         them. One that was due: an interruption saves others, which must not change the way.
@@ -226,9 +240,8 @@ class Trainer:
         found = self.evaluate()
         if self.best is None or found.loss < self.best[0]:
             self.best = [found.loss, self.step]
-        self.log(f"step {self.step}: validation loss {found.loss:.4f}, perplexity {found.perplexity:.2f}, "
-                 f"{found.bits_per_byte:.4f} bits per byte")
-        self._write({"val/loss": found.loss, "val/bpb": found.bits_per_byte})
+        self.log(f"step {self.step}: {found}")
+        self._write(found.metrics())
         if self.sample is not None:
             text = self.sample(self.model)
             self._tell("on_sample", text)

@@ -89,7 +89,7 @@ def perplexity(model, ids, byte_lengths, *, words=0, window=None, stride=None, b
         for row, (begin, first, end) in enumerate(batch):
             inputs[row, :end - begin - 1] = ids[begin:end - 1]
             targets[row, first - begin - 1:end - begin - 1] = ids[first:end]
-        logprobs = _logprobs(model, inputs, targets)
+        logprobs = model.logprobs(inputs, targets)
         for row, (_, first, end) in zip(logprobs, batch, strict=True):
             parts.append((-float(row.sum(dtype=np.float64)), end - first))
             n_bytes += int(byte_lengths[ids[first:end]].sum())
@@ -115,14 +115,6 @@ def check_windows(model, window, stride):
 def count_words(text, *, line_ends=False):
     """Words between blanks of any kind. line_ends: each end of a line is one more, as the <eos> of WikiText's authors."""
     return len(text.split()) + (text.count("\n") if line_ends else 0)
-
-
-def _logprobs(model, ids, targets):
-    """Log-probabilities (B, T) of the targets, 0 where there is none."""
-    logits = model.forward(ids)[0].astype(np.float64)
-    logits -= logits.max(-1, keepdims=True)
-    right = np.take_along_axis(logits, np.maximum(targets, 0)[..., None], -1)[..., 0]
-    return np.where(targets == -1, 0, right - np.log(np.exp(logits).sum(-1)))
 
 
 def _batches(spans, size):

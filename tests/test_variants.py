@@ -165,7 +165,7 @@ def test_every_gradient_of_any_combination(config, seed):
     def loss(**changed):
         for name, value in changed.items():
             shadow.parameters[name][...] = value
-        found, _ = shadow.loss(ids, targets)
+        found = shadow.objective(ids, targets)
         for name in changed:
             shadow.parameters[name][...] = model.parameters[name]
         return found

@@ -24,8 +24,9 @@ def _model(rng, z, ops, model_class, config_class, logits=False, recompute=False
     draws = Draws(0) if config.dropout else None
 
     def loss(model):
-        scores, _ = model.forward(ids, draws)
-        return text.cross_entropy_forward(scores, targets)[::2]
+        scores, cache = model.forward(ids, draws)
+        found, _, c_loss = text.cross_entropy_forward(scores, targets)
+        return found + model.added_loss(cache) if choices.get("n_expert") else found, c_loss
 
     def loss_back(model, dloss, cache):
         model.loss_and_gradients(ids, targets, scale=dloss, draws=draws)
@@ -73,6 +74,10 @@ MODELS = {
                                   tied=False),
     "GPT, ALiBi, window, squared ReLU": lambda *a: _gpt(*a, position="alibi", attention="window", window=2, mlp="squared_relu"),
     "GPT, post-norm, sinusoidal, fixed": lambda *a: _gpt(*a, position="sinusoidal", pre_norm=False, attention="fixed", window=2, mlp="relu"),
+    "GPT, experts": lambda *a: _gpt(*a, n_expert=5, n_expert_used=2, balance=0.7),
+    "GPT, experts, from logits": lambda *a: _gpt(*a, n_expert=3, n_expert_used=2, mlp="swiglu", n_hidden=5, bias=False, logits=True),
+    "GPT, experts, post-norm, dropout, recomputed": lambda *a: _gpt(*a, n_expert=4, n_expert_used=1, balance=0.7, mlp="relu", n_hidden=5,
+                                                                    pre_norm=False, dropout=0.3, recompute=True),
     "EncoderDecoder, pre, tied": _encoder_decoder,
     "EncoderDecoder, pre, untied": lambda *a: _encoder_decoder(*a, logits=True, n_layer=1, tied=False,
                                                                source_vocab_size=a[1].V + 2),

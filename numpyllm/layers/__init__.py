@@ -9,8 +9,9 @@ from .encoder_decoder import DecoderBlock, EncoderBlock, SinusoidalEmbedding, Su
 from .head import Head
 from .lstm import LSTMBlock, LSTMState
 from .mlp import MLP, GatedMLP
+from .moe import MixtureOfExperts
 from .past import Past
 
 __all__ = ["MLP", "Block", "CausalSelfAttention", "CrossAttention", "DecoderBlock", "Dropout", "EncoderBlock", "GatedMLP", "Head",
-           "LSTMBlock", "LSTMState", "Layer", "LayerNorm", "Linear", "Past", "RMSNorm", "Rotary", "SelfAttention",
+           "LSTMBlock", "LSTMState", "Layer", "LayerNorm", "Linear", "MixtureOfExperts", "Past", "RMSNorm", "Rotary", "SelfAttention",
            "SinusoidalEmbedding", "Sublayer", "TokenEmbedding", "TokenPositionEmbedding"]

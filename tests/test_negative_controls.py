@@ -135,6 +135,22 @@ def cap_taken_for_a_straight_line(dy, cache, *, out=None):
     return dq, dk.reshape(*dv.shape[:3], share, -1).sum(axis=3), dv
 
 
+def router_that_never_learns(dgates, cache, *, out=None):
+    """Gates taken for constants."""
+    return np.zeros_like(dgates)
+
+
+def gates_each_for_itself(dgates, cache, *, out=None):
+    """As if a chosen score did not push the other chosen ones down."""
+    return ops._out.deliver((np.where(cache.chosen, diagonal_softmax_jacobian(dgates, cache.softmax), 0),), out)
+
+
+def balance_pulls_what_counts_itself(dloss, cache, *, out=None):
+    """P held constant and f taken for the probabilities, not the other way round: dp is T E P in place of E f."""
+    P = cache.p.mean(axis=-2, keepdims=True) * cache.p.shape[-1]
+    return ops.softmax_backward(dloss * np.broadcast_to(P, cache.p.shape), ops.SoftmaxCache(cache.p))
+
+
 CONTROLS = {    # case, op that is replaced, its broken form, tensors that must fail, methods that must see it
     "transposed dK": ("attention", "attention_backward", transposed_dk, {"k"}, ALL),
     "dropped mean term": ("layernorm", "layernorm_backward", dropped_mean_term, {"x"}, ALL),
@@ -154,6 +170,9 @@ CONTROLS = {    # case, op that is replaced, its broken form, tensors that must 
     "state of the wrong step": ("lstm", "lstm_backward", state_from_the_wrong_step, {"w_h"}, ALL),
     "dA without the scale": ("LoRALinear", "lora_backward", unscaled_down_projection, {"lora_a"}, ALL),
     "nothing back through A": ("LoRALinear", "lora_backward", only_the_frozen_path, {"x"}, ALL),
+    "router that never learns": ("MixtureOfExperts, gated, dropout", "route_backward", router_that_never_learns, {"x", "router.w"}, ALL),
+    "gates each for itself": ("route", "route_backward", gates_each_for_itself, {"scores"}, ALL),
+    "balance of the wrong factor": ("MixtureOfExperts", "balance_backward", balance_pulls_what_counts_itself, {"x", "router.w"}, ALL),
     "float32 accumulation": ("linear", "linear_backward", float32_accumulation, {"w"}, ("complex", "adjoint", "central adjoint")),
 }
 

@@ -1,7 +1,7 @@
 """Decoding with a cache of keys and values: the prompt in one pass, then one token at a time.
 
 A Decoder has room for several sequences, each with a past of its own length; each can be begun anew, lengthened, cut back or
-copied at any moment. On kernels a token goes the compiled way (compiled.py); otherwise, and for prompts, it is GPT.step.
+copied at any moment. On kernels a token goes the compiled way (compiled.py); otherwise, with experts, and for prompts, it is GPT.step.
 """
 
 import os
@@ -44,7 +44,7 @@ class Decoder:
         self._workspaces = [Workspace() for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads, "decode")
         self._compiled = None
-        if model.ops is not text:
+        if model.ops is not text and not model.config.n_expert:     # the compiled way knows one MLP a block
             from .compiled import CompiledStep
             self._compiled = CompiledStep(model, stored, threads, self._pool)
         self._blas = blas.limited(1)

@@ -33,8 +33,9 @@ def _model(rng, z, ops, model_class, config_class, logits=False, logprobs=False,
     draws, starts = Draws(0) if config.dropout else None, some_starts(rng, z) if packed else None
 
     def loss(model):
-        scores, _ = model.forward(ids, draws, starts)
-        return text.cross_entropy_forward(scores, targets)[::2]
+        scores, cache = model.forward(ids, draws, starts)
+        found, _, c_loss = text.cross_entropy_forward(scores, targets)
+        return found + model.added_loss(cache) if choices.get("n_expert") else found, c_loss
 
     def loss_back(model, dloss, cache):
         model.loss_and_gradients(ids, targets, starts, scale=dloss, draws=draws)
@@ -132,6 +133,10 @@ MODELS = {
     "GPTClassifier, as Llama, LoRA": lambda *a: _classifier(
         *a, position="rotary", norm="rmsnorm", mlp="swiglu", n_hidden=11, bias=False, lora=LoRA(rank=2, alpha=2.0, targets=("qkv", "gate")),
         trainable=lambda name: is_adapter(name) or name.startswith("classifier")),
+    "GPT, experts": lambda *a: _gpt(*a, n_expert=4, balance=0.7, n_hidden=3),
+    "GPT, experts, from logits": lambda *a: _gpt(*a, n_expert=3, mlp="swiglu", n_hidden=2, bias=False, logits=True),
+    "GPT, experts, post-norm, dropout, recomputed": lambda *a: _gpt(*a, n_expert=3, n_expert_used=1, balance=0.7, mlp="relu", n_hidden=3,
+                                                                    pre_norm=False, dropout=0.3, recompute=True),
     "EncoderDecoder, pre, tied": _encoder_decoder,
     "EncoderDecoder, pre, untied": lambda *a: _encoder_decoder(*a, logits=True, n_layer=1, tied=False,
                                                                source_vocab_size=a[1].V + 2),

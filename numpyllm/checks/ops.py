@@ -100,6 +100,22 @@ def _softmax(rng, z, ops):
     return Case(ops.softmax_forward, ops.softmax_backward, {"x": 2 * rng.standard_normal((z.B, z.T, z.V))})
 
 
+def _scores_apart(rng, z):
+    """Scores of which no two in a row come near each other: where they tie, the choice jumps."""
+    order = rng.permuted(np.broadcast_to(np.arange(z.V), (z.B, z.T, z.V)), axis=-1)
+    return 0.5 * (order + rng.uniform(-0.3, 0.3, order.shape) - z.V / 2)
+
+
+def _route(rng, z, ops, k=2):
+    return Case(lambda scores: ops.route_forward(scores, min(k, z.V)), ops.route_backward, {"scores": _scores_apart(rng, z)})
+
+
+def _balance(rng, z, ops, k=2):
+    def forward(scores):
+        return ops.balance_forward(scores, ops.route_forward(scores, min(k, z.V))[1].chosen)
+    return Case(forward, ops.balance_backward, {"scores": _scores_apart(rng, z)})
+
+
 def _attention(rng, z, ops, spans=None, drop=False, shared=False, slopes=False, softcap=0.0):
     G, H = z.H, z.H * (2 if shared else 1)                                  # shared: two heads of queries for one of keys
     keep = rng.random((z.B, H, z.T, z.S)) >= 0.3 if drop else None
@@ -176,6 +192,11 @@ OPS = {
     "bias_gelu, no bias": lambda *a: _bias_gelu(*a, bias=False),
     "dropout": _dropout,
     "softmax": _softmax,
+    "route": _route,
+    "route, one": lambda *a: _route(*a, k=1),
+    "route, all": lambda *a: _route(*a, k=a[1].V),
+    "balance": _balance,
+    "balance, one": lambda *a: _balance(*a, k=1),
     "attention": _attention,
     "attention, causal": lambda *a: _attention(*a, spans=_causal),
     "attention, spans": lambda *a: _attention(*a, spans=_two_spans),

@@ -19,6 +19,7 @@ COMMANDS = {
     "data": "turn texts into shards of tokens to train on, look into them",
     "generate": "continue a text with a trained model",
     "serve": "answer over HTTP with a trained model, as OpenAI's completions do; with a page to try it",
+    "eval": "measure a trained model: perplexity, multiple choice, tasks of GLUE and SuperGLUE",
     "quantize": "store a model's weights in fewer bytes",
     "convert": "a model from our layout into Hugging Face's, or back",
 }

@@ -14,7 +14,7 @@ from ..files import read_bytes, short
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 
 
-def read_records(path, parse=dict, *, columns=(), header=None, skip_bad=False, skipped=None):
+def read_records(path, parse=dict, *, columns=(), header=None, kind=None, skip_bad=False, skipped=None):
     """The records of a file as parse(fields) makes them, in order: a list.
 
     path      .csv: comma-separated, "quoted"; .tsv: tab-separated, never quoted; .jsonl, .ndjson: an object a line; .json: a list
@@ -22,13 +22,14 @@ def read_records(path, parse=dict, *, columns=(), header=None, skip_bad=False, s
     parse     {name: value} -> an example; an InputError that it raises is about this record
     columns   names that every record must have
     header    names of the columns of a file whose first line has none
+    kind      what the file is, one of these suffixes, whatever its own
     skip_bad  leave out records that cannot be used, rather than refuse the file
     skipped   a list, to which messages about those are appended
 
     InputError for a file that cannot be read, lacks a column, or holds nothing that can be used.
     """
     path = Path(path)
-    kind = path.suffix.lower()
+    kind = path.suffix.lower() if kind is None else kind
     if kind not in SUFFIXES:
         raise InputError(f"{path}: must be of a known kind ({', '.join(SUFFIXES)}), got {kind or 'no suffix'}: rename or convert it")
     data = read_bytes(path)

@@ -1,7 +1,7 @@
 """Decoding with a cache of keys and values: the prompt in one pass, then one token at a time.
 
 A Decoder has room for several sequences, each with a past of its own length; each can be begun anew, lengthened, cut back or
-copied at any moment. On kernels a token goes the compiled way (compiled.py); otherwise, and for prompts, it is GPT.step.
+copied at any moment. On kernels a token goes the compiled way (compiled.py); otherwise, with experts, and for prompts, it is GPT.step.
 """
 
 import os
@@ -41,14 +41,14 @@ class Decoder:
         self.model, self.threads = model, threads
         self.past = model.past(sequences)
         self._tokens = [[] for _ in range(sequences)]
-        self._blas = blas.limited(1)
-        self._blas.__enter__()
         self._workspaces = [Workspace() for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads, "decode")
         self._compiled = None
-        if model.ops is not text:
+        if model.ops is not text and not model.config.n_expert:     # the compiled way knows one MLP a block
             from .compiled import CompiledStep
             self._compiled = CompiledStep(model, stored, threads, self._pool)
+        self._blas = blas.limited(1)
+        self._blas.__enter__()                                  # last, so that nothing is held where something failed
 
     def __enter__(self):
         return self

@@ -25,7 +25,8 @@ def save_quantized(folder, model, stored, tokenizer):
     arrays = {"params": flat(model.parameters[name] for name in _others(model)), "matrices": flat(stored.rows.values()),
               "scales": flat(stored.scales.values())}
     state = {"step": 0, "architecture": architecture_of(model), "model": vars(model.config), "train": {}, "facts": {}, "layout": {}, "metrics_bytes": 0}
-    save_checkpoint(folder, arrays, state | {"weights": stored.kind}, tokenizer)
+    save_checkpoint(folder, arrays, state | {"weights": stored.kind}, tokenizer,
+                    remedy="make room, or name another folder")
 
 
 def load_decodable(path, *, weights=None, ops):

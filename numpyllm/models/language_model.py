@@ -18,7 +18,7 @@ class LanguageModel(Layer):
     """A model (config, ops=, parameters=, recompute=) with `embedding`, `blocks`, `head` and `parameters`. It adds
 
         _trunk(ids, draws, starts) -> h (B, T, C), cache    everything below the head; the cache has a field `head`, None here
-        _trunk_backward(dh, cache)
+        _trunk_backward(dh, cache, dloss=0.0)               dloss: gradient of what the blocks add to the loss, if they do
         _top(x) -> h                                        what comes between the last block and the head, when nothing is dropped
 
     ids (B, T); targets (B, T), -1 where nothing is asked; starts (B, T), where a row holds several examples: the place where the
@@ -92,14 +92,20 @@ class LanguageModel(Layer):
 
         A step begins with parameters.clear_gradients() and ends with settle_gradients(): in between the first contribution to
         a gradient overwrites, later ones add.
+
+        What is returned is the loss alone. What is differentiated is `objective`: the same but in a model with a mixture of experts.
         """
         targets = self._checked_targets(ids, targets)
         if scale is None:
             scale = 1 / max(1, self.count(ids, targets))
         h, cache = self._trunk(ids, draws, starts)
         loss, count, dh = self.head.loss_forward_backward(h, targets, scale)
-        self._trunk_backward(dh, cache)
+        self._trunk_backward(dh, cache, scale)
         return loss, count
+
+    def objective(self, ids, targets):
+        """Of what loss_and_gradients gives the gradients, times scale: the sum of the loss, and what blocks add to it."""
+        return self.loss(ids, targets)[0]
 
     def astype(self, dtype):
         """An independent copy in another dtype: float64 or complex128 for checks."""
@@ -181,12 +187,13 @@ class LanguageModel(Layer):
             return 0
         return next((i for i, block in enumerate(self.blocks) if block.trains), len(self.blocks))
 
-    def _blocks_backward(self, dx, caches, draws, told, height):
-        """dx (B, T, C) back through all blocks that need it; memory taken since `height` was marked is given back, block by block."""
+    def _blocks_backward(self, dx, caches, draws, told, height, *dloss):
+        """dx (B, T, C) back through all blocks that need it; memory taken since `height` was marked is given back, block by block.
+        dloss is for blocks that add to the loss."""
         for block, cache in reversed(list(zip(self.blocks, caches, strict=True))[self._lowest:]):
             if self.recompute:
                 _, cache = block.forward(cache, draws, *told)
-            dx = release(height, keep=block.backward(dx, cache))
+            dx = release(height, keep=block.backward(dx, cache, *dloss))
         return dx
 
     def _checked_targets(self, ids, targets):

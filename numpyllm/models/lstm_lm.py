@@ -89,7 +89,7 @@ class LSTMLM(LanguageModel):
         h, c_dropout = self.dropout.forward(x, draws)                                   # (3)
         return h, LSTMLMCache(c_embedding, c_blocks, c_dropout, None, draws)
 
-    def _trunk_backward(self, dh, cache):
+    def _trunk_backward(self, dh, cache, dloss=0.0):
         dx = self.dropout.backward(dh, cache.dropout)                                   # (3)
         dx = self._blocks_backward(dx, cache.blocks, cache.draws, (), mark())           # (2)
         if self.embedding.trains:

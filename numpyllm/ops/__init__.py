@@ -29,5 +29,6 @@ from .position import alibi_slopes, sinusoidal_positions
 from .residual import residual_backward, residual_forward
 from .rmsnorm import (RMSNormCache, residual_rmsnorm_backward, residual_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward)
 from .rotary import RotaryCache, rotary_angles, rotary_backward, rotary_forward
+from .routing import BalanceCache, RouteCache, balance_backward, balance_forward, route_backward, route_forward
 from .sgd import sgd_update
 from .softmax import SoftmaxCache, softmax_backward, softmax_forward

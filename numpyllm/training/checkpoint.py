@@ -31,10 +31,10 @@ CHECKPOINT = "step_{:08d}"      # name of the folder, by the number of steps tak
 STATE = {"step": int, "model": dict, "train": dict, "facts": dict, "layout": dict, "metrics_bytes": int}
 
 
-def save_checkpoint(folder, arrays, state, tokenizer):
+def save_checkpoint(folder, arrays, state, tokenizer, *, remedy="make room and go on with --resume"):
     """Write a checkpoint. Raises InputError (disk full, say) with nothing left behind and nothing old touched.
 
-    arrays maps names to 1-D arrays, state is what json can hold, tokenizer has save(path).
+    arrays maps names to 1-D arrays, state is what json can hold, tokenizer has save(path); remedy is what the error advises.
     """
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -62,7 +62,7 @@ def save_checkpoint(folder, arrays, state, tokenizer):
         if isinstance(error, (OSError, InputError)):
             cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
             raise InputError(f"{folder}: the checkpoint cannot be written ({getattr(cause, 'strerror', None) or error}); those "
-                             "before it are as they were: make room and go on with --resume") from error
+                             f"before it are as they were: {remedy}") from error
         raise
     shutil.rmtree(replaced, ignore_errors=True)
 

@@ -104,13 +104,13 @@ class GPTClassifier(GPT):
         """labels (B) -> the sum of the examples' losses, each times its weight, in nats; the sum of the weights."""
         labels = self._checked_labels(labels, len(ids))
         loss, cache = self._loss_forward((self.logits(ids, lengths), None), labels)
-        return loss, float(cache.weights.sum())
+        return loss, float(self._weights(labels).sum())
 
     def loss_and_gradients(self, ids, lengths, labels, *, scale=None, draws=None):
         """As loss, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale None is 1 / sum of weights, the mean's."""
         labels = self._checked_labels(labels, len(ids))
         loss, cache = self._loss_forward(self.forward(ids, lengths, draws), labels)                     # (1) (2) (3)
-        count = float(cache.weights.sum())
+        count = float(self._weights(labels).sum())
         dlosses = cache.weights * (1 / count if scale is None else scale)                               # (B)
         self.backward(self.ops.cross_entropy_backward(dlosses, cache.loss), cache.logits)               # (3) (2) (1)
         return loss, count
@@ -136,13 +136,11 @@ class GPTClassifier(GPT):
     def _loss_forward(self, logits_and_cache, labels):
         logits, cache = logits_and_cache
         losses, _, c_loss = self.ops.cross_entropy_forward(logits, labels, per_row=True)                # (3)  (B)
-        weights = self._weights(labels)
+        weights = self._weights(labels).astype(losses.real.dtype)               # so that nothing is promoted
         return (losses * weights).sum(), ClassLossCache(cache, c_loss, weights)
 
     def _weights(self, labels):
-        """(B), of the parameters' type, so that nothing is promoted."""
-        weights = np.ones(len(labels)) if self.class_weights is None else self.class_weights[labels]
-        return weights.astype(self.parameters.data.real.dtype)
+        return np.ones(len(labels)) if self.class_weights is None else self.class_weights[labels]
 
     def _last(self, ids, lengths):
         """(rows, places) of the last real tokens."""

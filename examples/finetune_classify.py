@@ -42,7 +42,7 @@ def docstrings():
     for path in library_files():
         module = path.relative_to(folder).parts[0]
         for doc in module_docstrings(path) if module in MODULES else ():
-            masked = MASK.sub("this", " ".join(doc.split()))
+            masked = MASK.sub("this", doc)
             found.setdefault("".join(re.findall("[a-z]", masked.casefold())), {})[module] = masked
     return [(masked, module) for letters, kept in found.items() if len(kept) == 1 and len(letters) >= 20
             for module, masked in kept.items()]
@@ -51,7 +51,7 @@ def docstrings():
 def finetune(model, examples, tokenizer, folder, *, steps, learning_rate, seed):
     """Train a classifier, keep the best by the validation loss -> its evaluation on the test part."""
     config = TrainConfig(batch_size=16, max_iters=steps, learning_rate=learning_rate, warmup_iters=20, eval_interval=50, log_interval=50,
-                         weight_decay=0.1, keep_checkpoints=1, seed=seed)
+                         weight_decay=0.1, keep_checkpoints=1, spike_zscore=0.0, seed=seed)
     batches = ClassificationBatches(examples.train, examples.labels, batch_size=config.batch_size, seed=seed)
     trainer = Trainer(model, config, batches, None, tokenizer, run_folder=RunFolder(folder, overwrite=True).open(),
                       evaluate=lambda: evaluate_examples(model, examples.validation, examples.labels), facts={"labels": examples.labels})

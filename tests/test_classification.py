@@ -13,7 +13,7 @@ from numpyllm.cli.main import main
 from numpyllm.errors import InputError
 from numpyllm.finetuning import (ClassificationBatches, ClassificationEvaluation, balanced_weights, best_checkpoint, evaluate_examples,
                                  load_examples)
-from numpyllm.finetuning.classification import POOL, log_probabilities, padded
+from numpyllm.finetuning.classification import POOL, log_probabilities, padded, read_examples
 from numpyllm.interop import save_model
 from numpyllm.models import GPT, GPTClassifier, GPTConfig
 from numpyllm.tokenizer import CharacterTokenizer
@@ -59,14 +59,13 @@ def load(path, **options):
 # ---- reading and splitting
 
 @pytest.mark.parametrize("suffix, content", [
-    (".csv", 'text,label\n"a, b",up\nc d,down\n'), (".tsv", "label\ttext\nup\ta, b\ndown\tc d\n"),
-    (".jsonl", '{"text": " a, b ", "label": "up", "more": 1}\n\n{"text": "c d", "label": "down"}\n')])
+    (".csv", 'text,label\n"a b",up\nc d,down\n'), (".tsv", "label\ttext\nup\ta b\ndown\tc d\n"),
+    (".jsonl", '{"text": " a b ", "label": "up", "more": 1}\n\n{"text": "c d", "label": "down"}\n')])
 def test_columns_are_read_whatever_the_kind_of_file(tmp_path, suffix, content):
     path = tmp_path / f"data{suffix}"
-    path.write_text(content.replace(", b", " b") * 1)
-    from numpyllm.finetuning.classification import read_examples
+    path.write_text(content)
     found = read_examples(path, TOKENIZER, 24)
-    assert [(example.text.strip('"'), example.label) for example in found] == [("a b", "up"), ("c d", "down")]
+    assert [(example.text, example.label) for example in found] == [("a b", "up"), ("c d", "down")]
     assert found[1].place == f"{path}:3" and TOKENIZER.decode(found[1].ids.tolist()) == "c d"
 
 
@@ -87,7 +86,7 @@ def test_no_text_is_in_two_parts_and_none_moves_when_others_come(tmp_path):
     for whole in (found, fewer):
         train, validation, test = (plain(part) for part in whole[1:4])
         assert not train & validation and not train & test and not validation & test
-        assert min(map(len, (train, validation, test))) > 10
+        assert min(map(len, (train, validation, test))) > 5
     for part, other in zip(found[1:4], fewer[1:4], strict=True):
         assert plain(other) <= plain(part)
     assert sum(map(len, found[1:4])) == len(copies)
@@ -208,7 +207,7 @@ def test_the_loss_of_an_evaluation_is_the_models_weighted_mean(tmp_path):
 # ---- the commands
 
 def test_finetune_and_classify_from_end_to_end(begun, capsys):
-    """200 steps are enough for a label that the last letter tells; the best checkpoint is tested, and is what classify uses."""
+    """120 steps are enough for a label that the last letter tells; the best checkpoint is tested, and is what classify uses."""
     assert finetune(begun, "--max_iters", "120", "--eval_interval", "20", "--learning_rate", "1e-2", "--patience", "4") == 0
     printed = capsys.readouterr().out
     result = json.loads((begun / "out" / "classification.json").read_text())
@@ -218,9 +217,8 @@ def test_finetune_and_classify_from_end_to_end(begun, capsys):
     assert state["facts"]["labels"] == ["down", "up"] and "confusion matrix" in printed
     examples = load(begun / "data.jsonl", val_fraction=0.1, test_fraction=0.1)
     model, tokenizer, _ = load_model(best)
-    assert evaluate_examples(model, examples.test, examples.labels).summary() == pytest.approx(result) or True
     again = evaluate_examples(model, examples.test, examples.labels)
-    assert again.accuracy == result["accuracy"] and again.loss == pytest.approx(result["loss"], rel=1e-6)
+    assert again.confusion.tolist() == result["confusion"] and again.loss == pytest.approx(result["loss"], rel=1e-6)
 
     text = examples.test[0].text
     classify = lambda *flags: guarded(main, ["classify", "--model", str(begun / "out"), "--backend", "numpy", *flags])
@@ -311,7 +309,7 @@ def test_what_continues_texts_refuses_a_classifier_in_one_line(begun, capsys, co
     monkeypatch.chdir(begun)
     (begun / "d").write_text("")
     capsys.readouterr()
-    assert guarded(main, [*command, *(["--source"] if command[0] == "convert" else []), str(begun / "out")]) == 2
+    assert guarded(main, [*command, str(begun / "out")]) == 2
     error = capsys.readouterr().err
     assert "classifier" in error and error.count("\n") == 1
 

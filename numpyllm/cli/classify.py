@@ -43,7 +43,7 @@ def main(argv=None):
     texts, rows = [], []
 
     def add(text):
-        rows.append(encode(text, tokenizer, model.config.block_size, truncate=truncate)[1])
+        rows.append(encode(text, tokenizer, model.config.block_size, ending=facts.get("ending", ""), truncate=truncate)[1])
         texts.append(text)
 
     for number, text in enumerate(args.texts, 1):

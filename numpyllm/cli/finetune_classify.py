@@ -12,7 +12,7 @@ from ..training import Trainer, load_model
 from .arguments import Parser
 from .finetuning import add_finetuning_options, lora_of, observers, open_finetuning, require_gpt, run_finetuning, trainable_parts
 
-KEPT = ("text_column", "label_column", "test", "test_fraction", "truncate", "class_weights", "dropout")
+KEPT = ("text_column", "label_column", "ending", "test", "test_fraction", "truncate", "class_weights", "dropout")
 WEIGHTS = ("none", "balanced")
 RESULT = "classification.json"
 
@@ -24,9 +24,11 @@ def main(argv=None):
   numpyllm finetune classify --model gpt2 --data train.tsv --test test.tsv --text_column sentence --patience 3
   numpyllm finetune classify --model out/small --data mails.jsonl --freeze 2 --class_weights balanced --truncate""")
     add_finetuning_options(parser, data_help="labelled texts: .csv, .tsv, .jsonl or .json", out_dir="out/classifier",
-                           defaults={"batch_size": 16, "weight_decay": 0.1, "max_iters": 300})
+                           defaults={"batch_size": 16, "weight_decay": 0.1, "max_iters": 300, "spike_zscore": 0.0})
     parser.add_argument("--text_column", default="text", metavar="NAME", help="the column, or field, of the text")
     parser.add_argument("--label_column", default="label", metavar="NAME", help="that of its label")
+    parser.add_argument("--ending", default="", metavar="TEXT", help="stands behind each text and is read last: what followed texts in "
+                                                                    "pre-training suits, say $'\\n\\n'")
     parser.add_argument("--test", default=None, metavar="FILE", help="labelled texts to test on at the end; what is among them is not learnt")
     parser.add_argument("--test_fraction", type=float, default=0.1, help="without --test: part of the texts that is kept to test on, chosen "
                                                                        "by content")
@@ -44,7 +46,7 @@ def main(argv=None):
     config = opened.model.config
     examples = load_examples(args.data, opened.tokenizer, config.block_size, test=args.test, val_fraction=args.val_fraction,
                              test_fraction=args.test_fraction, text_column=args.text_column, label_column=args.label_column,
-                             truncate=args.truncate, skip_bad=args.skip_bad)
+                             ending=args.ending, truncate=args.truncate, skip_bad=args.skip_bad)
     _tell(examples, args)
     model = _classifier(opened, args, examples)
     train = opened.train

@@ -39,34 +39,38 @@ class Examples(NamedTuple):
     shared: int         # texts of `data` that were left out because they are in the test file
 
 
-def read_examples(path, tokenizer, block_size, *, text_column="text", label_column="label", truncate=False, skip_bad=False, skipped=None):
-    """The labelled texts of a CSV, TSV or JSONL file -> Examples, in order.
+def read_examples(path, tokenizer, block_size, *, text_column="text", label_column="label", ending="", truncate=False, skip_bad=False,
+                  skipped=None):
+    """The labelled texts of a CSV, TSV or JSONL file -> a list of Example, in order.
 
-    A text of more than block_size tokens is refused, or with `truncate` cut: its first block_size tokens are kept. InputError,
-    with file and line, for that, an empty text, a missing column or label; skip_bad, skipped as for read_records.
+    ending stands behind each text, and is what the model reads last: what followed a text in pre-training suits. A text that has with it
+    more than block_size tokens is refused, or with `truncate` cut: its first tokens are kept. InputError, with file and line, for
+    that, an empty text, a missing column or label; skip_bad, skipped as for read_records.
     """
     places = []
 
     def parse(fields):
-        text, ids = encode(text_field(fields, text_column), tokenizer, block_size, truncate=truncate)
+        text, ids = encode(text_field(fields, text_column), tokenizer, block_size, ending=ending, truncate=truncate)
         return Example(text, ids, _label(fields, label_column), "")
 
     read = read_records(path, parse, columns=(text_column, label_column), skip_bad=skip_bad, skipped=skipped, places=places)
     return [example._replace(place=place) for example, place in zip(read, places, strict=True)]
 
 
-def encode(text, tokenizer, block_size, *, truncate=False):
-    """A text -> the text as it is read, its tokens (n). InputError where it is too long for the model and not to be cut."""
-    ids = tokenizer.encode_to_numpy(text, disallowed_special=())
-    if len(ids) == 0:
-        raise InputError("a text must not be empty")
-    if len(ids) > block_size:
+def encode(text, tokenizer, block_size, *, ending="", truncate=False):
+    """A text -> as much of it as is read, its tokens with those of the ending (n). InputError where it is too long for the model and
+    not to be cut."""
+    ids, end = (tokenizer.encode_to_numpy(part, disallowed_special=()) for part in (text, ending))
+    room = block_size - len(end)
+    if room < 1:
+        raise InputError(f"an ending must leave room for a text in the model's {block_size} tokens, it has {len(end)}")
+    if len(ids) > room:
         if not truncate:
-            raise InputError(f"a text must have at most the model's {block_size} tokens, this one has {len(ids)}: shorten it, or give "
-                             "--truncate to read its beginning alone")
-        ids = ids[:block_size]
+            raise InputError(f"a text must have at most the model's {block_size} tokens, this one has {len(ids) + len(end)}: shorten it, or "
+                             "give --truncate to read its beginning alone")
+        ids = ids[:room]
         text = tokenizer.decode(ids.tolist())
-    return text, ids.astype(np.int64)
+    return text, np.concatenate([ids, end]).astype(np.int64)
 
 
 def load_examples(data, tokenizer, block_size, *, test=None, val_fraction=0.1, test_fraction=0.1, skip_bad=False, **options):

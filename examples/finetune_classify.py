@@ -2,10 +2,12 @@
 
     python examples/finetune_classify.py                pre-trains out/small first (numpyllm train --config small), if it is not there
 
-A few labelled docstrings of each module are learnt from, many are held out. They are classified by the fine-tuned model, by one of the same sizes that
-began with random parameters and had the same budget, and by a logistic regression on bags of words. Pre-training has read
-all docstrings, but no label: which module one is from was in none of them, for names of modules are masked here. Of docstrings that
-differ in nothing but capitals, digits, blanks and punctuation one is kept: nothing that is tested on was learnt, nor anything nearly like it.
+A few labelled docstrings of each module are learnt from, many are held out. Those are classified by the fine-tuned model, by one of
+the same sizes that began with random parameters and had the same budget, and by a logistic regression on bags of words.
+
+Names of modules are masked in the texts. Of docstrings that differ in nothing but capitals, digits, blanks and punctuation one is kept:
+nothing that is tested on was learnt with its label, nor anything nearly like it. Pre-training did read the docstrings that are held
+out, without labels, each among its neighbours: texts are cheap and labels are not, and that is what it is for.
 """
 
 import json
@@ -60,11 +62,12 @@ def few(examples, n):
 
 def learn(model, examples, tokenizer, folder, args):
     """Train a classifier, keep the best by the validation loss -> its evaluation on the test part."""
-    config = TrainConfig(batch_size=16, max_iters=args.steps, learning_rate=args.lr, warmup_iters=min(20, args.steps), eval_interval=20, log_interval=20,
-                         keep_checkpoints=1, spike_zscore=0.0, threads=args.threads, seed=args.seed)
+    config = TrainConfig(batch_size=16, max_iters=args.steps, learning_rate=args.lr, warmup_iters=min(20, args.steps), eval_interval=20,
+                         log_interval=20, keep_checkpoints=1, spike_zscore=0.0, threads=args.threads, seed=args.seed)
     batches = ClassificationBatches(examples.train, examples.labels, batch_size=config.batch_size, seed=config.seed)
     trainer = Trainer(model, config, batches, None, tokenizer, run_folder=RunFolder(folder, overwrite=True).open(),
-                      evaluate=lambda: evaluate_examples(model, examples.validation, examples.labels), facts={"labels": examples.labels, "ending": ENDING})
+                      evaluate=lambda: evaluate_examples(model, examples.validation, examples.labels),
+                      facts={"labels": examples.labels, "ending": ENDING, "truncate": True})
     trainer.run()
     best, _, _ = load_checkpoint_model(best_checkpoint(folder), ops=model.ops)
     return evaluate_examples(best, examples.test, examples.labels)
@@ -107,9 +110,10 @@ def bag_of_words(examples, *, steps=300, learning_rate=0.03):
 
 def main(argv=None):
     parser = Parser(prog="finetune_classify.py", description="Fine-tune a small GPT to say which module a docstring comes from.")
-    parser.add_argument("--model", default="out/small", metavar="DIR", help="the pre-trained model; trained into this folder if it is missing")
+    parser.add_argument("--model", default="out/small", metavar="DIR", help="the pre-trained model; trained into this folder if there is none")
     parser.add_argument("--out_dir", default="out/docstrings", metavar="DIR", help="where examples and the two trained classifiers go")
-    parser.add_argument("--labels", type=at_least(0), default=40, help="labelled docstrings of each module to learn from; 0: all that are not held out")
+    parser.add_argument("--labels", type=at_least(0), default=40,
+                        help="labelled docstrings of each module to learn from; 0: all that are not held out")
     parser.add_argument("--steps", type=at_least(1), default=160, help="steps of fine-tuning, and of training from scratch")
     parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate of both")
     parser.add_argument("--threads", type=at_least(1), default=None, help="replicas of the model (default: one a core)")
@@ -133,6 +137,7 @@ def main(argv=None):
           f"{len(examples.test):,} to test on")
 
     rows = []
+
     def add(name, make):
         started = time.perf_counter()
         found, n_params = make()
@@ -153,7 +158,7 @@ def main(argv=None):
     for name, n_params, found, seconds in rows:
         print(f"{name:14}{n_params:10,}  {found.accuracy:8.4f}  {found.macro_f1:8.4f}  {found.loss:6.4f}  {seconds:7.0f}")
     print(f"{'always the most frequent':24}  {max(np.bincount(finetuned.right)) / len(finetuned.right):8.4f}")
-    print(f"\nnumpyllm classify --model {out / 'fine-tuned'} --truncate 'Return the next event of the loop.' names a module")
+    print(f"\nnumpyllm classify --model {out / 'fine-tuned'} 'Return the next event of the loop.' names a module")
     return 0
 
 

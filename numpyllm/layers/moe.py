@@ -24,7 +24,7 @@ class MixtureCache(NamedTuple):
 class MixtureOfExperts(Layer):
     """x (B, T, C) -> y (B, T, C), the sum of gate_e(x) expert_e(x) over the k experts that a linear router scores highest.
 
-    experts   layers (N, C) -> (N, C), without dropout of their own: masks belong to the batch, not to the tokens that an expert gets
+    experts   layers (N, C) -> (N, C). They get no Draws: dropout's masks belong to the batch, not to the tokens of an expert
     n_used    k
     balance   weight of the loss that spreads the tokens (ops/routing.py)
 

@@ -72,6 +72,16 @@ class MixtureOfExperts(Layer):
             dscores = dscores + self.ops.balance_backward(dloss * self.balance, cache.balance)      # (3)
         return self.ops.residual_forward(dx, self.router.backward(dscores, cache.router))[0]        # (1)  x was read twice
 
+    def step(self, x, past):
+        """As forward; experts that got no token are not asked, which of one token are most."""
+        gates, route = self.ops.route_forward(self.router.step(x, past), self.n_used)
+        y = np.zeros(x.shape, x.dtype)
+        x_rows, y_rows, gate_rows = flat(x), flat(y), flat(gates)
+        for e, tokens in enumerate(tokens_of_experts(route.chosen)):
+            if tokens.size:
+                y_rows[tokens] += gate_rows[tokens, e, None] * self.experts[e].step(x_rows[tokens], past)
+        return y
+
 
 def tokens_of_experts(chosen):
     """chosen (..., E) -> for each expert the places, in the flattened leading axes, of the tokens that go through it."""

@@ -196,6 +196,19 @@ def test_kernels_are_compiled_before_replicas_share_them():
     assert compiled.count == 0
 
 
+@pytest.mark.parametrize("name", ["GPT-2", "Llama"])
+def test_to_hugging_face_it_goes_merged_and_from_there_with_new_adapters(tmp_path, name):
+    pytest.importorskip("safetensors")
+    config, lora = VARIANTS[name]
+    model = adapted(config, lora)
+    model.save_pretrained(tmp_path / "model")
+    loaded = GPT.from_pretrained(tmp_path / "model", dtype=np.float64, lora=LoRA(rank=2, targets=("qkv",)), trainable=lambda name: name == "norm.w")
+    assert np.abs(loaded.forward(IDS)[0] - model.forward(IDS)[0]).max() < 1e-12
+    _, found = gradients(loaded)
+    assert set(found) == {"norm.w", *(name for name in loaded.parameters if is_adapter(name))}
+    assert loaded.parameters["blocks.1.attn.qkv.lora_a"].all() and found["blocks.1.attn.qkv.lora_b"].any()
+
+
 @pytest.mark.parametrize("choices, message", [
     ({"rank": 0}, "rank must be a whole number"), ({"rank": True}, "rank must be a whole number"), ({"rank": 9}, "rank must be at most"),
     ({"alpha": 0}, "alpha must be at least"), ({"alpha": float("nan")}, "alpha must be"), ({"dropout": 1}, "dropout must be"),

@@ -119,7 +119,7 @@ def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
                              "libraries: save the model without its tokenizer (--no_tokenizer)")
         _check_tokenizer(tokenizer, model.config, folder)
     end_of_text = None if tokenizer is None else tokenizer.eot_token
-    architecture = _architecture_of(model.config)
+    architecture = architecture_of(model.config)
     if model.config.rotary_interleaved:
         model = in_split_halves(model)
         parameters = model.parameters
@@ -137,7 +137,7 @@ def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
             _save_tokenizer(temporary, tokenizer, model.config.block_size)
 
 
-def _architecture_of(config):
+def architecture_of(config):
     """The architecture that a GPT can be written as. InputError, with all reasons, if there is none."""
     reasons = []
     for kind, architecture in ARCHITECTURES.items():

@@ -4,7 +4,8 @@ complex step        f(x + ih) = f(x) + ih f'(x) - ..., so f'(x) = Im f(x + ih) /
                     nothing: the result is exact to rounding (Squire, Trapp 1998). Needs a forward that takes complex
                     numbers and is analytic in them: no abs, no conj, maxima and masks decided on the real part.
 central difference  (f(x + h) - f(x - h)) / 2h. Ten digits at best, but it asks nothing of the forward.
-adjoint test        <u, J v> = <J^T u, v> for random u and v, J v by one complex step: two forwards whatever the size.
+adjoint test        <u, J v> = <J^T u, v> for random u and v, J v by one complex step: one forward whatever the size. A wrong
+                    gradient passes only if its error is orthogonal to v. "central adjoint": J v by a central difference.
 
 The scalar that is differentiated is <u, y> with a random u, never a plain sum: sum(softmax(x)) is 1 whatever x is, so
 a backward that returns zeros would pass.
@@ -18,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-STEP = {"complex": 1e-30, "central": 1e-5}
-TOLERANCE = {"complex": 1e-12, "central": 1e-7, "adjoint": 1e-12}
+STEP = {"complex": 1e-30, "central": 1e-5, "adjoint": 1e-30, "central adjoint": 3e-6}   # a direction is longer than an entry
+TOLERANCE = {"complex": 1e-12, "central": 1e-7, "adjoint": 1e-12, "central adjoint": 1e-7}
 COTANGENTS = 0x6379 # a stream of its own: inputs from default_rng(seed) must not come out equal to the cotangents
 FLOOR = 1e-2        # a tensor is judged against its own norm plus this share of the largest gradient in the check
 
@@ -30,18 +31,19 @@ class Row(NamedTuple):
     op: str
     tensor: str
     shape: tuple
-    method: str         # complex, central or adjoint
+    method: str         # complex, central, adjoint or central adjoint
     error: float        # |analytic - numeric| / (|numeric| + FLOOR max(1, largest |analytic|)), norms over the tensor
     ok: bool            # error <= TOLERANCE[method]
     detail: str         # the entry that is off the most
 
 
-def check_op(name, forward, backward, inputs, *, methods=("complex",), seed=0):
+def check_op(name, forward, backward, inputs, *, methods=("complex",), seed=0, entries=None):
     """Check the backward of an op against numerical gradients -> list of Row, one for each tensor and method.
 
     forward(**inputs) returns (y, cache) or (y1, y2, ..., cache); backward(dy, cache) or backward(dy1, dy2, ..., cache)
     returns the gradients of the floating-point inputs in their order: an array, or a tuple with None for inputs that
-    are None. inputs maps argument names to arrays. Raises ValueError for floating-point inputs other than float64.
+    are None. inputs maps argument names to arrays. entries: as for check_gradients. Raises ValueError for floating-point
+    inputs other than float64.
     """
     wrt = [key for key, value in inputs.items() if _is_float(value)]
     for key in wrt:
@@ -58,53 +60,60 @@ def check_op(name, forward, backward, inputs, *, methods=("complex",), seed=0):
         *ys, _ = forward(**{**inputs, **changed})
         return sum((dy * y).sum() for dy, y in zip(dys, ys, strict=True))
 
-    return check_gradients(name, scalar, {key: inputs[key] for key in wrt}, analytic, methods=methods, seed=seed)
+    return check_gradients(name, scalar, {key: inputs[key] for key in wrt}, analytic, methods=methods, seed=seed,
+                           entries=entries)
 
 
-def check_gradients(name, scalar, inputs, analytic, *, methods=("complex",), seed=0):
+def check_gradients(name, scalar, inputs, analytic, *, methods=("complex",), seed=0, entries=None):
     """Check analytic gradients of a scalar function -> list of Row.
 
     scalar(**changed) is the function with some of the inputs replaced; inputs and analytic map the same names to
-    float64 arrays of the same shapes.
+    float64 arrays of the same shapes. entries: the methods complex and central look at so many entries of a tensor, drawn at
+    random, as a second opinion beside an adjoint test, which sees all of them; None: at every entry.
     """
     largest = max([1.0, *(float(np.linalg.norm(g)) for g in analytic.values())])
     rows = []
     for key, x in inputs.items():
         for method in methods:
-            if method == "adjoint":
-                rows.append(_adjoint(name, key, scalar, x, analytic[key], seed, largest))
+            f = lambda value, key=key: scalar(**{key: value})
+            if method.endswith("adjoint"):
+                rows.append(_adjoint(name, key, f, x, analytic[key], method, seed, largest))
             else:
-                numeric = numeric_gradient(lambda value, key=key: scalar(**{key: value}), x, method=method)
-                rows.append(compare(name, key, analytic[key], numeric, method=method, largest=largest))
+                rows.append(_entrywise(name, key, f, x, analytic[key], method, seed, largest, entries))
     return rows
 
 
-def numeric_gradient(f: Callable, x, *, method="complex"):
+def numeric_gradient(f: Callable, x, *, method="complex", places=None):
     """df/dx of a scalar function f of one float64 array, entry by entry -> float64 array like x.
 
-    method "complex" calls f once an entry with a complex128 array, "central" twice with float64 arrays.
+    method "complex" calls f once an entry with a complex128 array, "central" twice with float64 arrays. With places, indices
+    into the flat array, only of those entries: (len(places),).
     """
     h = STEP[method]
     z = np.array(x, np.complex128 if method == "complex" else np.float64, order="C")    # a copy, so that flat is a view
     flat = z.reshape(-1)
-    gradient = np.empty(x.size)
-    for i in range(x.size):
+    indices = range(x.size) if places is None else places
+    gradient = np.empty(len(indices))
+    for n, i in enumerate(indices):
         kept = flat[i]
         if method == "complex":
             flat[i] = kept + 1j * h
-            gradient[i] = np.imag(f(z)) / h
+            gradient[n] = np.imag(f(z)) / h
         else:
             flat[i] = kept + h
             above = f(z)
             flat[i] = kept - h
-            gradient[i] = (above - f(z)) / (2 * h)
+            gradient[n] = (above - f(z)) / (2 * h)
         flat[i] = kept
-    return gradient.reshape(x.shape)
+    return gradient.reshape(x.shape) if places is None else gradient
 
 
-def directional_derivative(f: Callable, x, v):
-    """The derivative of f (to a scalar or an array) at x along v: J v, by one complex step."""
-    return np.imag(f(x + 1j * STEP["complex"] * v)) / STEP["complex"]
+def directional_derivative(f: Callable, x, v, *, method="adjoint"):
+    """The derivative of f (to a scalar or an array) at x along v: J v, by one complex step or (central adjoint) a difference."""
+    h = STEP[method]
+    if method == "central adjoint":
+        return (f(x + h * v) - f(x - h * v)) / (2 * h)
+    return np.imag(f(x + 1j * h * v)) / h
 
 
 def compare(name, tensor, analytic, numeric, *, method, largest=1.0):
@@ -123,15 +132,25 @@ def compare(name, tensor, analytic, numeric, *, method, largest=1.0):
     return Row(name, tensor, np.shape(numeric), method, error, bool(error <= TOLERANCE[method]), detail)
 
 
-def _adjoint(name, key, scalar, x, analytic, seed, largest):
-    """<u, J v> = <J^T u, v>: scalar is <u, .> already, so its derivative along v must be <analytic, v>."""
+def _entrywise(name, key, f, x, analytic, method, seed, largest, entries):
+    """Every entry, or some of them: a row of these alone, judged by their own norm."""
+    if entries is None or x.size <= entries or np.shape(analytic) != x.shape:
+        return compare(name, key, analytic, numeric_gradient(f, x, method=method), method=method, largest=largest)
+    places = np.random.default_rng([seed, x.size]).choice(x.size, entries, replace=False)
+    row = compare(name, key, np.ravel(analytic)[places], numeric_gradient(f, x, method=method, places=places),
+                  method=method, largest=largest)
+    return row._replace(shape=x.shape, detail=f"of entries {places.tolist()} of the flat array: {row.detail}")
+
+
+def _adjoint(name, key, f, x, analytic, method, seed, largest):
+    """<u, J v> = <J^T u, v>: f is <u, .> already, so its derivative along v must be <analytic, v>."""
     if np.shape(analytic) != x.shape:
-        return compare(name, key, analytic, x, method="adjoint")
+        return compare(name, key, analytic, x, method=method)
     v = np.random.default_rng([seed, x.size]).standard_normal(x.shape)
-    numeric = directional_derivative(lambda value: scalar(**{key: value}), x, v)
+    numeric = directional_derivative(f, x, v, method=method)
     projected = float((analytic * v).sum())
     error = abs(projected - numeric) / (float(np.linalg.norm(analytic)) + FLOOR * largest)
-    return Row(name, key, x.shape, "adjoint", error, bool(error <= TOLERANCE["adjoint"]),
+    return Row(name, key, x.shape, method, error, bool(error <= TOLERANCE[method]),
                f"along a random direction: analytic {projected:.17g}, numeric {numeric:.17g}, ratio {_ratio(projected, numeric):.6g}")
 
 

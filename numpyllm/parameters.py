@@ -9,7 +9,7 @@ several workers is one addition. The gradient covers the trainable part only.
 import math
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -47,11 +47,11 @@ class Parameters:
 
     data (flat, dtype), grad (flat, the trainable part), parameters[name] and parameters.gradient(name) are views.
     Every view begins on a 64-byte boundary of the float32 layout; the gaps hold zeros. With seed=None nothing is drawn: all
-    parameters are zero.
+    parameters are zero. trainable(name) -> bool freezes those of which it is not true; None freezes none.
     """
 
-    def __init__(self, specs, *, seed=0, dtype=np.float32, data=None, grad=None):
-        self.specs = dict(specs)
+    def __init__(self, specs, *, seed=0, dtype=np.float32, data=None, grad=None, trainable=None):
+        self.specs = {name: spec if trainable is None or trainable(name) else replace(spec, trainable=False) for name, spec in specs.items()}
         self.dtype = np.dtype(dtype)
         order = sorted(self.specs, key=lambda name: _group(self.specs[name]))       # stable within a group
         gap = ALIGNMENT // np.dtype(np.float32).itemsize
@@ -68,8 +68,13 @@ class Parameters:
         self._views = {name: _view(self.data, *place) for name, place in self.layout.items()}
         self._unwritten = self._trainable()
         if data is None and seed is not None:
-            for name, spec in self.specs.items():
-                self._views[name][...] = spec.init(generator(seed, f"init/{name}"), spec.shape)
+            self.draw(self.specs, seed)
+
+    def draw(self, names, seed):
+        """Give these parameters the values that they begin with."""
+        for name in names:
+            spec = self.specs[name]
+            self[name][...] = spec.init(generator(seed, f"init/{name}"), spec.shape)
 
     @property
     def grad(self):
@@ -105,7 +110,7 @@ class Parameters:
 
     @contextmanager
     def contribution(self, name):
-        """Yield (gradient, whether to add to it or to overwrite it) to somebody who contributes to it now."""
+        """Yield (gradient, whether to add to it or to overwrite it) to somebody who contributes to it now. Not for a frozen one."""
         yield self._gradients[name], name not in self._unwritten
         self._unwritten.discard(name)
 

@@ -8,6 +8,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")      # before NumPy is import
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest.register_assert_rewrite("hugging_face")
+
 settings.register_profile("quick", max_examples=30, deadline=None, derandomize=True, database=None,
                           suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", max_examples=250, deadline=None, print_blob=True,

@@ -125,6 +125,39 @@ def softmax(x):
     return rowwise(normalise, x)
 
 
+def route(scores, k):
+    """Jiang et al. (2024), section 2.1: softmax over the k highest scores. Of one: Fedus et al. (2021), equation 2."""
+    def gates(row):
+        chosen = sorted(range(len(row)), key=lambda e: (-row[e], e))[:k]
+        among = range(len(row)) if k == 1 else chosen
+        total = fsum(exp(row[e] - max(row)) for e in among)
+        return [exp(row[e] - max(row)) / total if e in chosen else 0.0 for e in range(len(row))]
+
+    return rowwise(gates, scores)
+
+
+def balance(scores, k):
+    """Fedus et al. (2021), equations 4 to 6, with alpha = 1, of each sequence of scores (B, T, E), times its length; a sum."""
+    losses = []
+    for sequence in scores:
+        T, E = len(sequence), len(sequence[0])
+        gates, p = route(sequence, k), softmax(sequence)
+        f = [sum(row[e] > 0 for row in gates) / (k * T) for e in range(E)]
+        P = [fsum(row[e] for row in p) / T for e in range(E)]
+        losses.append(T * E * dot(f, P))
+    return fsum(losses)
+
+
+def mixture(x, w, experts, k):
+    """x (B, T, C) through a router w (C, E) and experts (rows -> rows): token by token, and each through its own alone."""
+    def token(row):
+        [gates] = route(linear([row], w), k)
+        parts = [(gate, experts[e]([row])[0]) for e, gate in enumerate(gates) if gate > 0]
+        return [fsum(gate * part[c] for gate, part in parts) for c in range(len(row))]
+
+    return rowwise(token, x)
+
+
 def causal_spans(T, S=None):
     return [[[0, (S or T) - T + t + 1]] for t in range(T)]
 

@@ -82,6 +82,17 @@ def test_bench_train_times_nothing_that_is_wrong(capsys, monkeypatch):
     assert code == 2 and "must agree with the text" in err and "nothing was timed" in err
 
 
+def test_bench_finetune_compares_ways_of_training_less(capsys, monkeypatch):
+    from numpyllm.bench import finetune
+    assert set(finetune.FINETUNE) == {"full", "lora", "lora-all", "last-block"}
+    monkeypatch.setattr(finetune, "FINETUNE", ("full", "lora"))         # each is a process of its own
+    code, out, err = run(capsys, "bench", "finetune", "--seconds", "0.1", "--json")
+    ways = json.loads(out)["ways"]
+    assert code == 0 and "LoRA validated against the text" in err and set(ways) == {"full", "lora"}
+    assert all(way["ms"] > 0 and way["peak_mb"] > 0 for way in ways.values()) and ways["full"]["time_share"] == 1
+    assert run(capsys, "bench", "finetune", "--size", "lstm")[0] == 2
+
+
 def test_bench_ops_shows_each_op_beside_its_floor(capsys):
     code, out, _ = run(capsys, "bench", "ops", "--seconds", "0.1", "--json")
     figures = json.loads(out)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from test_encoder_decoder import SIZES, SOURCES, TARGETS, both_norms, gradients_of, random_model
+from test_encoder_decoder import SOURCES, TARGETS, both_norms, gradients_of, random_model
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -258,7 +258,7 @@ def test_streamed_text_ends_before_the_first_stop_string(text, stops):
         assert ends
 
 
-def test_an_empty_stop_string_is_refused(model):
+def test_an_empty_stop_string_is_refused():
     with pytest.raises(InputError, match="stop string must not be empty"):
         TextStream(Letters(), [""])
 

@@ -127,9 +127,13 @@ def _with_norm(model):
 LONG = GPTConfig(n_layer=2, n_head=8, n_embd=64, block_size=512, vocab_size=65)         # attention's scores are the largest
 
 
-@pytest.mark.parametrize("V, B, L", [(1000, 8, 4), (65, 12, 4), (5000, 4, 2), (65, 8, 6), (65, 2, 0)])
-def test_estimate_of_memory_is_near_what_a_step_takes(V, B, L):
-    config = GPTConfig(n_layer=L, n_head=4, n_embd=128, block_size=64, vocab_size=V) if L else LONG
+EXPERTS = {"n_expert": 8, "n_hidden": 256}
+
+
+@pytest.mark.parametrize("V, B, L, choices", [(1000, 8, 4, {}), (65, 12, 4, {}), (5000, 4, 2, {}), (65, 8, 6, {}), (65, 2, 0, {}),
+                                              (65, 12, 4, EXPERTS), (65, 12, 4, EXPERTS | {"mlp": "swiglu", "n_expert_used": 3})])
+def test_estimate_of_memory_is_near_what_a_step_takes(V, B, L, choices):
+    config = GPTConfig(n_layer=L, n_head=4, n_embd=128, block_size=64, vocab_size=V, **choices) if L else LONG
     model = GPT(config)
     ids = np.zeros((B, config.block_size), np.int64)
     model.loss_and_gradients(ids, ids)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import given
-from strategies import LAYOUTS, fewer, freeze, layouts, quickly, seeds, sizes
+from strategies import LAYOUTS, SOME, fewer, freeze, layouts, quickly, seeds, sizes
 
 from numpyllm import ops
 from numpyllm.checks import CASES, LAYERS, MODELS, OPS, Sizes, check_case
@@ -20,7 +20,7 @@ def drawn_case(name, z, seed, layout):
 @given(z=sizes(), seed=seeds, layout=layouts)
 def test_op_complex_step_and_adjoint(name, z, seed, layout):
     case = drawn_case(name, z, seed, layout)
-    assert_ok(check_op(name, case.forward, case.backward, case.inputs, methods=("complex", "adjoint"), seed=seed))
+    assert_ok(check_op(name, case.forward, case.backward, case.inputs, methods=("complex", "adjoint"), seed=seed, entries=SOME))
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -28,7 +28,7 @@ def test_op_complex_step_and_adjoint(name, z, seed, layout):
 @given(z=sizes(most=4), seed=seeds)
 def test_layer_complex_step_and_adjoint(name, z, seed):
     z = z._replace(D=z.D + 3, C=z.C + 3)        # a norm of one or two channels has no gradient to check
-    assert_ok(check_case(name, sizes=z, seed=seed, methods=("complex", "adjoint")))
+    assert_ok(check_case(name, sizes=z, seed=seed, methods=("complex", "adjoint"), entries=SOME))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -36,13 +36,13 @@ def test_layer_complex_step_and_adjoint(name, z, seed):
 @given(z=sizes(most=3), seed=seeds)
 def test_model_complex_step_and_adjoint(name, z, seed):
     z = z._replace(H=min(z.H, 2), D=max(3, z.D))
-    assert_ok(check_case(name, sizes=z, seed=seed, methods=("complex", "adjoint")))
+    assert_ok(check_case(name, sizes=z, seed=seed, methods=("complex", "adjoint"), entries=SOME))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_central_difference_agrees(name):
     """An independent method: it needs no complex forward."""
-    assert_ok(check_case(name, methods=("central",), seed=1))
+    assert_ok(check_case(name, methods=("central", "central adjoint"), seed=1, entries=SOME))
 
 
 @pytest.mark.parametrize("name", OPS)

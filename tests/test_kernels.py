@@ -1,13 +1,14 @@
 """Every twin against the text: float64 by the complex step of the text's forward, float32 to its rounding, all pairings."""
 
 import math
+import re
 from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import LAYOUTS, freeze, layouts, quickly, seeds, sizes
+from strategies import LAYOUTS, SOME, freeze, layouts, quickly, seeds, sizes
 
 from numpyllm import blas, kernels, ops
 from numpyllm.checks import CASES, LAYERS, MODELS, OPS, Sizes, check_case
@@ -49,12 +50,12 @@ def test_float64_backward_against_the_complex_step_of_the_text(name, z, seed, la
     """A twin passes complex numbers on to the text: so this is the twin's backward against the text's forward."""
     case = CASES[name](np.random.default_rng(seed), enough(name, z), kernels)
     inputs = {key: freeze(LAYOUTS[layout](value)) for key, value in case.inputs.items()}
-    assert_ok(check_op(name, case.forward, case.backward, inputs, methods=("complex", "adjoint"), seed=seed))
+    assert_ok(check_op(name, case.forward, case.backward, inputs, methods=("complex", "adjoint"), seed=seed, entries=SOME))
 
 
 @pytest.mark.parametrize("name", [*LAYERS, *MODELS])
 def test_layers_and_models_on_the_twins(name):
-    assert_ok(check_case(name, ops=kernels, methods=("complex", "adjoint"), seed=2))
+    assert_ok(check_case(name, ops=kernels, methods=("complex", "adjoint"), seed=2, entries=SOME))
 
 
 @pytest.mark.parametrize("forward", ["text", "twin"])
@@ -209,8 +210,9 @@ def evaluate(function):
     return loop
 
 
-def test_no_float64_variable_in_a_float32_kernel(monkeypatch):
-    """One silent promotion halves the speed of a loop. Every kernel that the models use is compiled and its types are read."""
+def test_no_float64_variable_in_a_float32_kernel():
+    """One silent promotion halves the speed of a loop. Every kernel that the models use is compiled, or loaded,
+    and its types are read, and those of all its helpers."""
     for name in (*OPS, "GPT, tied, dropout"):
         case = CASES[name](np.random.default_rng(0), Sizes(), kernels)
         if name in OPS:
@@ -220,15 +222,40 @@ def test_no_float64_variable_in_a_float32_kernel(monkeypatch):
     kernels.adamw_update(flat, flat, flat.copy(), flat.copy(), step=1, lr=0.1)
     kernels.head_loss_forward_backward(np.ones((2, 3), np.float32), np.ones((4, 3), np.float32), np.array([0, 1]), 0.5)
     seen = 0
-    monkeypatch.setattr(_jit.numba.config, "OPT", 0)                            # only types are read: no need of quick code
-    for module in list(vars(kernels).values()):
-        for kernel in vars(module).values() if hasattr(module, "__file__") else ():
-            for signature in getattr(kernel, "signatures", []):
-                if "float32" in str(signature) and "float64" not in str(signature):
-                    seen += 1
-                    anew = _jit.numba.jit(**_jit.OPTIONS)(kernel.py_func)       # what comes from disk has lost its types
-                    anew.compile(signature)
-                    wide = [variable for variable, kind in anew.overloads[signature].type_annotation.typemap.items()
-                            if str(kind) == "float64" and not variable.startswith("$")]
-                    assert not wide, (kernel.__name__, wide)
+    for kernel in dict.fromkeys(value for module in list(vars(kernels).values()) if hasattr(module, "__file__")
+                                for value in vars(module).values() if hasattr(value, "signatures")):
+        for signature in {*kernel.signatures, *signatures_on_disk(kernel)}:
+            if "float32" in str(signature) and "float64" not in str(signature):
+                seen += 1
+                kernel.compile(signature)                                       # or load: a helper, when its kernel came from disk
+                wide = wide_variables(kernel.overloads[signature].type_annotation)
+                assert not wide, (kernel.__name__, wide)
     assert seen >= 10
+
+
+def signatures_on_disk(kernel):
+    return [key[0] for key in kernel._cache._cache_file._load_index()] if _jit.CACHE else []
+
+
+def wide_variables(annotation):
+    """The named variables of float64 in the types of a kernel: Numba keeps them on disk as text, a line for each assignment."""
+    return re.findall(r"#\s+(\w[\w.]*) = .*  :: (?:.* -> )?float64$", str(annotation), re.MULTILINE)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_promotion_is_seen_in_what_was_compiled_and_in_what_comes_from_disk(cached, tmp_path, monkeypatch):
+    def promotes(x):
+        half = np.float64(0.5)
+        total = x[0] * half
+        for value in x:
+            total += value
+        return np.float32(total)
+
+    monkeypatch.setattr(_jit.numba.config, "CACHE_DIR", str(tmp_path))
+    for _ in range(1 + cached):
+        kernel = _jit.numba.jit(cache=True, **_jit.OPTIONS)(promotes)
+        kernel(np.ones(3, np.float32))
+    (signature,) = kernel.signatures
+    annotation = kernel.overloads[signature].type_annotation
+    assert isinstance(annotation, str) == cached
+    assert {"half", "total"} <= {name.partition(".")[0] for name in wide_variables(annotation)} <= {"half", "total"}

@@ -4,29 +4,22 @@ Nothing is fetched: models are made of random weights. Their angles and norms ar
 beside the truth; for comparisons in float64 both are replaced by ones in float64, made here from their definitions.
 """
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"          # before transformers is imported
-
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hugging_face import (MARKS, check_greedy_text, check_saved_logits, check_several_files, off, random_gpt, randomised, read_back,
+                          torch, transformers, with_gradients)
 
 from numpyllm import kernels, ops
-from numpyllm.inference import generate
-from numpyllm.interop import load_pretrained, save_pretrained
+from numpyllm.interop import load_pretrained
 from numpyllm.interop.llama import tensors
-from numpyllm.models import GPT, GPTConfig
+from numpyllm.models import GPTConfig
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore::DeprecationWarning")]     # theirs
+pytestmark = MARKS
 
 SIZES = {"num_hidden_layers": 3, "num_attention_heads": 6, "hidden_size": 24, "intermediate_size": 37, "max_position_embeddings": 160,
          "vocab_size": 97}
-IDS = np.random.default_rng(0).integers(0, 97, (3, 41))
 LINEAR = {"rope_type": "linear", "factor": 2.5, "rope_theta": 500.0}
 CHOICES = {
     "as published": {},
@@ -54,11 +47,7 @@ class Angles(torch.nn.Module):
 
 def theirs(dtype=torch.float32, seed=0, **choices):
     """A LlamaForCausalLM whose weights, biases and gains are all random and far from nothing."""
-    torch.manual_seed(seed)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, bos_token_id=None, eos_token_id=None, **choices)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape) + (0 if parameter.ndim > 1 else 0.5))
+    model = randomised(transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, bos_token_id=None, eos_token_id=None, **choices)), seed)
     if dtype == torch.float64:
         exact(model)
     return model.to(dtype)
@@ -82,46 +71,22 @@ def exact(model):
     model.model.rotary_emb = Angles(model.config.head_dim, rope["rope_theta"], rope.get("factor", 1.0))
 
 
-def logits_of(model):
-    with torch.no_grad():
-        return model(torch.tensor(IDS)).logits.numpy()
-
-
 @pytest.mark.parametrize("choice", CHOICES)
 def test_logits_in_float64_and_float32(tmp_path, choice):
-    model = theirs(torch.float64, **CHOICES[choice])
-    expected = logits_of(model)
-    assert np.abs(expected).max() > 1
-    model.save_pretrained(tmp_path / "f64")
-    ours, tokenizer = load_pretrained(tmp_path / "f64", dtype=np.float64)
-    assert tokenizer is None and np.abs(ours.forward(IDS)[0] - expected).max() < 1e-10
-    model = theirs(**CHOICES[choice])
-    model.save_pretrained(tmp_path / "f32")
-    expected = logits_of(model)
-    for backend in (ops, kernels):
-        ours, _ = load_pretrained(tmp_path / "f32", ops=backend)
-        assert ours.parameters.dtype == np.float32 and np.abs(ours.forward(IDS)[0] - expected).max() < 1e-4
+    check_saved_logits(tmp_path, theirs(torch.float64, **CHOICES[choice]), theirs(**CHOICES[choice]))
 
 
 def test_their_attention_in_plain_torch(tmp_path):
     model = theirs(attn_implementation="eager", num_key_value_heads=2)      # its softmax is of float32 in every model
     model.save_pretrained(tmp_path / "m")
-    assert np.abs(load_pretrained(tmp_path / "m")[0].forward(IDS)[0] - logits_of(model)).max() < 1e-4
+    assert off(load_pretrained(tmp_path / "m")[0], model) < 1e-4
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("backend", [ops, kernels], ids=["text", "kernels"])
 def test_gradients_of_all_parameters_in_float64(tmp_path, choice, backend):
     model = theirs(torch.float64, **CHOICES[choice])
-    model.save_pretrained(tmp_path / "m")
-    ours, _ = load_pretrained(tmp_path / "m", ops=backend, dtype=np.float64)
-    targets = np.random.default_rng(1).integers(0, 97, IDS.shape)
-    ours.parameters.clear_gradients()
-    loss, count = ours.loss_and_gradients(IDS, targets)
-    ours.parameters.settle_gradients()
-    expected = torch.nn.functional.cross_entropy(model(torch.tensor(IDS)).logits.flatten(0, 1), torch.tensor(targets).flatten())
-    expected.backward()
-    assert abs(loss / count - expected.item()) < 1e-12
+    ours = with_gradients(tmp_path / "m", model, backend)
     named = {name.removeprefix("model."): parameter for name, parameter in model.named_parameters()}
     table = tensors(ours.config, vars(model.config))
     assert named.keys() == table.keys()
@@ -137,15 +102,7 @@ def test_the_same_greedy_text_for_100_tokens(tmp_path, choice):
     with torch.no_grad():
         for name, parameter in model.named_parameters():    # what looks far back keeps it from saying the same for ever
             parameter *= 6 if "q_proj" in name else 0.2 if "embed" in name else 1
-    model.save_pretrained(tmp_path / "m")
-    ours, _ = load_pretrained(tmp_path / "m")
-    for row in IDS:
-        prompt = row[:20]
-        with torch.no_grad():
-            expected = model.generate(torch.tensor(prompt[None]), attention_mask=torch.ones(1, 20), do_sample=False,
-                                      max_new_tokens=100, pad_token_id=0)[0, 20:].tolist()
-        assert len(expected) == 100 and len(set(expected)) > 8
-        assert list(generate(ours, prompt, 100, temperature=0)) == expected
+    check_greedy_text(tmp_path / "m", model, distinct=8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -158,21 +115,18 @@ def test_half_precision_files(tmp_path, dtype):
         name = name if name == "lm_head.weight" else f"model.{name}"
         assert (place.of(ours.parameters) == model.float().state_dict()[name].numpy()).all()
     again = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32)     # angles of float32 as well
-    assert np.abs(ours.forward(IDS)[0] - logits_of(again)).max() < 1e-4
+    assert off(ours, again) < 1e-4
 
 
 @pytest.mark.parametrize("choice", ["as published", "one head of keys, tied"])
 def test_several_files(tmp_path, choice):
-    model = theirs(**CHOICES[choice])
-    model.save_pretrained(tmp_path / "m", max_shard_size="20KB")
-    assert len(list((tmp_path / "m").glob("model-*.safetensors"))) > 3 and not (tmp_path / "m" / "model.safetensors").exists()
-    assert np.abs(load_pretrained(tmp_path / "m")[0].forward(IDS)[0] - logits_of(model)).max() < 1e-4
+    check_several_files(tmp_path / "m", theirs(**CHOICES[choice]))
 
 
 def test_a_tied_model_saved_without_its_head(tmp_path):
     model = theirs(tie_word_embeddings=True)
     model.model.save_pretrained(tmp_path / "m")
-    assert np.abs(load_pretrained(tmp_path / "m")[0].forward(IDS)[0] - logits_of(model)).max() < 1e-4
+    assert off(load_pretrained(tmp_path / "m")[0], model) < 1e-4
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -182,15 +136,8 @@ def test_a_tied_model_saved_without_its_head(tmp_path):
 def test_the_way_back(tmp_path, dtype, changes):
     config = GPTConfig(n_layer=3, n_head=6, n_embd=24, block_size=160, vocab_size=97, dropout=0.2, tied=False, bias=False,
                        position="rotary", norm="rmsnorm", mlp="swiglu")
-    ours = GPT(replace(config, **changes), seed=None, dtype=dtype)
-    rng = np.random.default_rng(0)
-    for name in ours.parameters:
-        ours.parameters[name][...] = 0.3 * rng.standard_normal(ours.parameters[name].shape) + 0.5 * (ours.parameters[name].ndim == 1)
-    save_pretrained(tmp_path / "m", ours)
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype="auto", output_loading_info=True)
-    assert isinstance(model, transformers.LlamaForCausalLM) and not any(report.values()), report
-    assert model.dtype == {np.float32: torch.float32, np.float64: torch.float64}[dtype]
+    ours = random_gpt(replace(config, **changes), dtype)
+    model = read_back(tmp_path / "m", ours, transformers.LlamaForCausalLM)
     if dtype == np.float64:
         exact(model)
-    difference = np.abs(logits_of(model.eval()) - ours.forward(IDS)[0]).max()
-    assert difference < (1e-4 if dtype == np.float32 else 1e-10)
+    assert off(ours, model) < (1e-4 if dtype == np.float32 else 1e-10)

@@ -13,7 +13,7 @@ from numpyllm import ops
 from numpyllm.checks import check_case
 from numpyllm.gradcheck import GradientError, assert_ok, check_op
 
-ALL = ("complex", "central", "adjoint")
+ALL = ("complex", "central", "adjoint", "central adjoint")
 
 
 def transposed_dk(dy, cache, *, out=None):
@@ -63,6 +63,18 @@ def float32_accumulation(dy, cache, *, out=None):
     dx, dw, db = ops.linear_backward(dy, cache)
     N = cache.x.reshape(-1, cache.w.shape[0]).astype(np.float32)
     return dx, (N.T @ dy.reshape(-1, dy.shape[-1]).astype(np.float32)).astype(np.float64), db
+
+
+def unscaled_down_projection(dz, cache, *, out=None, add=False):
+    """dA without LoRA's scale."""
+    dx, dy, da, db = ops.lora_backward(dz, cache, out=out, add=add)
+    return dx, dy, da / cache.scale, db
+
+
+def only_the_frozen_path(dz, cache, *, out=None, add=False):
+    """dx without what comes back through A."""
+    _, dy, da, db = ops.lora_backward(dz, cache)
+    return out[0] if add else np.zeros_like(cache.x), dy, da, db
 
 
 def swapped_gates(dy, dc, cache, *, out=None):
@@ -123,6 +135,22 @@ def cap_taken_for_a_straight_line(dy, cache, *, out=None):
     return dq, dk.reshape(*dv.shape[:3], share, -1).sum(axis=3), dv
 
 
+def router_that_never_learns(dgates, cache, *, out=None):
+    """Gates taken for constants."""
+    return np.zeros_like(dgates)
+
+
+def gates_each_for_itself(dgates, cache, *, out=None):
+    """As if a chosen score did not push the other chosen ones down."""
+    return ops._out.deliver((np.where(cache.chosen, diagonal_softmax_jacobian(dgates, cache.softmax), 0),), out)
+
+
+def balance_pulls_what_counts_itself(dloss, cache, *, out=None):
+    """P held constant and f taken for the probabilities, not the other way round: dp is T E P in place of E f."""
+    P = cache.p.mean(axis=-2, keepdims=True) * cache.p.shape[-1]
+    return ops.softmax_backward(dloss * np.broadcast_to(P, cache.p.shape), ops.SoftmaxCache(cache.p))
+
+
 CONTROLS = {    # case, op that is replaced, its broken form, tensors that must fail, methods that must see it
     "transposed dK": ("attention", "attention_backward", transposed_dk, {"k"}, ALL),
     "dropped mean term": ("layernorm", "layernorm_backward", dropped_mean_term, {"x"}, ALL),
@@ -140,7 +168,12 @@ CONTROLS = {    # case, op that is replaced, its broken form, tensors that must 
     "gates in each other's place": ("lstm", "lstm_backward", swapped_gates, {"w_x", "w_h", "b"}, ALL),
     "truncated through time": ("lstm", "lstm_backward", truncated_through_time, {"x", "w_x", "w_h", "b", "h0", "c0"}, ALL),
     "state of the wrong step": ("lstm", "lstm_backward", state_from_the_wrong_step, {"w_h"}, ALL),
-    "float32 accumulation": ("linear", "linear_backward", float32_accumulation, {"w"}, ("complex", "adjoint")),
+    "dA without the scale": ("LoRALinear", "lora_backward", unscaled_down_projection, {"lora_a"}, ALL),
+    "nothing back through A": ("LoRALinear", "lora_backward", only_the_frozen_path, {"x"}, ALL),
+    "router that never learns": ("MixtureOfExperts, gated, dropout", "route_backward", router_that_never_learns, {"x", "router.w"}, ALL),
+    "gates each for itself": ("route", "route_backward", gates_each_for_itself, {"scores"}, ALL),
+    "balance of the wrong factor": ("MixtureOfExperts", "balance_backward", balance_pulls_what_counts_itself, {"x", "router.w"}, ALL),
+    "float32 accumulation": ("linear", "linear_backward", float32_accumulation, {"w"}, ("complex", "adjoint", "central adjoint")),
 }
 
 
@@ -153,9 +186,9 @@ def test_broken_backward_is_rejected(control, method):
     assert failed == (tensors if method in caught else set()), f"{control}: {method} rejected {failed}"
 
 
-@pytest.mark.parametrize("control", CONTROLS)
-def test_the_same_case_unbroken_is_accepted(control):
-    assert_ok(check_case(CONTROLS[control][0], methods=ALL, seed=3))
+@pytest.mark.parametrize("case", sorted({case for case, *_ in CONTROLS.values()}))
+def test_the_same_case_unbroken_is_accepted(case):
+    assert_ok(check_case(case, methods=ALL, seed=3))
 
 
 def test_a_plain_sum_would_accept_zeros():
@@ -186,6 +219,30 @@ def test_failure_names_tensor_index_analytic_numeric_and_ratio():
     for part in ("worst at (1, 2)", "analytic ", "numeric ", "ratio 3"):
         assert part in message
     assert "gradient of b" not in message
+
+
+def test_some_entries_stand_for_all_beside_an_adjoint_test():
+    """Of 999 entries one is wrong, at no chosen place: the adjoint test sees it; at a chosen place the complex step does, too."""
+    x = np.random.default_rng(0).standard_normal((3, 333))
+    chosen = check_op("square", *square(), {"x": x}, entries=5)[0]
+    places = [int(word) for word in chosen.detail.partition("[")[2].partition("]")[0].split(",")]
+    assert chosen.ok and chosen.shape == (3, 333) and len(set(places)) == 5
+    other = next(i for i in range(x.size) if i not in places)
+    for place, failed in ((other, {"adjoint", "central adjoint"}), (places[2], set(ALL))):
+        rows = check_op("square", *square(wrong=place), {"x": x}, methods=ALL, entries=5)
+        assert {row.method for row in rows if not row.ok} == failed
+    calls = []
+    check_op("square", lambda x: calls.append(0) or (x * x, x), lambda dy, x: 2 * x * dy, {"x": x}, methods=ALL, entries=5)
+    assert len(calls) == 1 + 5 + 2 * 5 + 1 + 2
+
+
+def square(wrong=None):
+    def backward(dy, x):
+        dx = 2 * x * dy
+        if wrong is not None:
+            dx.flat[wrong] += 1e-3
+        return dx
+    return lambda x: (x * x, x), backward
 
 
 def test_wrong_shape_nan_and_nothing_checked_are_failures():

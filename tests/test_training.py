@@ -376,7 +376,7 @@ def test_a_failing_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path, mon
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    target = {"write": (checkpoint, "_write_array"), "fsync": (os, "fsync"), "rename": (os, "rename")}[fault]
+    target = {"write": (checkpoint, "write_array"), "fsync": (os, "fsync"), "rename": (os, "rename")}[fault]
     monkeypatch.setattr(*target, full)
     made.train_step()
     with pytest.raises((OSError, InputError), match="No space"):
@@ -446,3 +446,59 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not():
     for made in (a, b, c):
         made.run()
     assert a.model.parameters.data.tobytes() == b.model.parameters.data.tobytes() != c.model.parameters.data.tobytes()
+
+
+class Falling:
+    """An evaluation whose loss was lowest at the second of them."""
+
+    losses = [3.0, 1.0, 2.0, 2.0, 2.0, 2.0]
+
+    def __init__(self, number):
+        self.loss = self.losses[number]
+
+    def __str__(self):
+        return f"loss {self.loss}"
+
+    def metrics(self):
+        return {"val/loss": self.loss, "val/accuracy": 0.5}
+
+
+def test_training_ends_when_patience_does_and_a_resumed_run_has_no_more(tmp_path):
+    config, lines, calls = replace(TRAIN, max_iters=20, eval_interval=2, patience=2), [], []
+    made = make_trainer(tmp_path / "run", config=config, log=lines.append, evaluate=lambda: Falling(calls.append(0) or len(calls) - 1))
+    assert made.run()
+    assert made.step == 6 and made.best == [1.0, 2] and "lowest, 1.0000, after step 2" in lines[-1]
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics if "val/accuracy" in line] == [0, 2, 4, 6]
+    again = make_trainer(tmp_path / "run", resume=True, config=config, evaluate=lambda: Falling(5))
+    assert again.run() and again.step == 6
+
+
+class HalfLoss:
+    """An objective around a model: half its loss, and batches with one array more."""
+
+    def __init__(self, model):
+        self.model, self.parameters = model, model.parameters
+
+    def replica(self, parameters):
+        return HalfLoss(self.model.replica(parameters))
+
+    def count(self, ids, targets, more):
+        assert len(more) == len(ids)
+        return 2 * targets.size
+
+    def loss_and_gradients(self, ids, targets, more, *, scale, draws):
+        assert len(more) == len(ids)
+        return self.model.loss_and_gradients(ids, targets, scale=scale, draws=draws)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_objective_is_minimised_in_place_of_the_models_loss(threads):
+    config = replace(TRAIN, threads=threads)
+    plain = make_trainer(config=config)
+    source = lambda step, micro=0: (*plain.batches(step, micro), np.zeros(config.batch_size))
+    model = GPT(MODEL, seed=1)
+    made = Trainer(model, config, source, None, TOKENIZER, objective=HalfLoss(model), evaluate=lambda: Falling(0), log=lambda line: None)
+    for _ in range(3):
+        whole, half = plain.train_step(), made.train_step()
+        assert half.loss == pytest.approx(whole.loss / 2, rel=1e-4) and half.grad_norm == pytest.approx(whole.grad_norm / 2, rel=1e-3)

@@ -5,9 +5,9 @@ from dataclasses import replace
 import naive
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import fewer, seeds
+from strategies import SOME, fewer, seeds
 
 from numpyllm import kernels, ops
 from numpyllm.checks import check_model
@@ -119,6 +119,7 @@ def configs(draw):
     head_size = draw(st.sampled_from([8, 10] if n_head == 1 else [4, 6] if n_head == 2 else [2, 4]))
     mlp = draw(st.sampled_from(ACTIVATIONS))
     attention = draw(st.sampled_from(sorted(PATTERNS)))
+    n_expert = draw(st.sampled_from([0, 0, 1, 2, 5]))
     return GPTConfig(
         n_layer=draw(st.integers(1, 2)), n_head=n_head, n_embd=n_head * head_size, block_size=7, vocab_size=draw(st.integers(2, 9)),
         bias=draw(st.booleans()), tied=draw(st.booleans()), exact_gelu=mlp == "gelu" and draw(st.booleans()),
@@ -127,7 +128,8 @@ def configs(draw):
         rotary_interleaved=draw(st.booleans()), norm=draw(st.sampled_from(NORMS)), pre_norm=draw(st.booleans()), mlp=mlp,
         n_hidden=draw(st.sampled_from([5, 11])), n_kv_head=draw(st.sampled_from([0, *(g for g in (1, 2, 4) if n_head % g == 0)])),
         qk_norm=draw(st.booleans()), softcap=draw(st.sampled_from([0.0, 1.5])), attention=attention,
-        window=0 if attention == "causal" else draw(st.integers(1, 9)))
+        window=0 if attention == "causal" else draw(st.integers(1, 9)),
+        n_expert=n_expert, n_expert_used=draw(st.integers(1, n_expert or 3)), balance=draw(st.sampled_from([0.0, 0.5])))
 
 
 def model_of(config, seed, backend=ops, dtype=np.float64):
@@ -153,7 +155,8 @@ def test_gradients_of_any_combination_along_a_direction_in_each_tensor(backend, 
 
 @fewer(0.3)
 @given(config=configs(), seed=seeds)
-def test_every_gradient_of_any_combination(config, seed):
+def test_single_entries_of_the_gradients_of_any_combination(config, seed):
+    """As a second opinion beside the test above, which sees all entries; small sizes."""
     config = replace(config, block_size=4, n_hidden=3)
     model, rng = model_of(config, seed)
     ids, targets = batch(config, rng)
@@ -165,13 +168,24 @@ def test_every_gradient_of_any_combination(config, seed):
     def loss(**changed):
         for name, value in changed.items():
             shadow.parameters[name][...] = value
-        found, _ = shadow.loss(ids, targets)
+        found = shadow.objective(ids, targets)
         for name in changed:
             shadow.parameters[name][...] = model.parameters[name]
         return found
 
     assert_ok(check_gradients("GPT", loss, {name: model.parameters[name] for name in model.parameters},
-                              {name: model.parameters.gradient(name) for name in model.parameters}))
+                              {name: model.parameters.gradient(name) for name in model.parameters},
+                              methods=("complex", "adjoint"), seed=seed, entries=SOME))
+
+
+def least_margin(cache):
+    """By how much a router's last chosen score beats the first that is not."""
+    margins = [np.inf]
+    for block in cache.blocks:
+        if hasattr(block.mlp, "route"):
+            scores, chosen = block.mlp.router.x @ block.mlp.router.w, block.mlp.route.chosen
+            margins.append((np.where(chosen, scores, np.inf).min(axis=-1) - np.where(chosen, -np.inf, scores).max(axis=-1)).min())
+    return min(margins)
 
 
 @pytest.mark.parametrize("dtype, bound", [(np.float64, 1e-12), (np.float32, 1e-4)])
@@ -183,6 +197,7 @@ def test_twins_equal_the_text_in_any_combination(dtype, bound, config, seed):
         ids, targets = batch(config, rng)
         model.parameters.clear_gradients()
         logits, cache = model.forward(ids)
+        assume(dtype == np.float64 or least_margin(cache) > 1e-4)       # nearer, rounding decides which expert is asked
         loss, _ = model.loss_and_gradients(ids, targets, scale=1.0)
         model.parameters.settle_gradients()
         found.append((logits, np.array(loss), model.parameters.grad))
@@ -250,7 +265,13 @@ def test_a_model_sees_through_its_pattern(pattern):
     ({"softcap": float("nan")}, "softcap must be at least 0"),
     ({"rotary_base": 0.0}, "rotary_base must be at least 1e-06"),
     ({"rotary_scale": float("inf")}, "rotary_scale must be at least 1e-06 and below inf"),
-    ({"n_hidden": -5}, "n_hidden must be a whole number of at least 0")])
+    ({"n_hidden": -5}, "n_hidden must be a whole number of at least 0"),
+    ({"n_expert": -1}, "n_expert must be a whole number of at least 0, got -1"),
+    ({"n_expert": 4, "n_expert_used": 0}, "n_expert_used must be a whole number of at least 1, got 0"),
+    ({"n_expert": 4, "n_expert_used": 5}, "n_expert_used must be at most n_expert=4, got 5"),
+    ({"n_expert": 1}, "n_expert_used must be at most n_expert=1, got 2"),
+    ({"balance": -0.1}, "balance must be at least 0"),
+    ({"balance": float("nan")}, "balance must be at least 0")])
 def test_choices_that_do_not_fit_are_refused_with_the_reason(changes, words):
     config = GPTConfig(n_layer=1, n_head=4, n_embd=16, block_size=8, vocab_size=11)
     with pytest.raises(InputError) as caught:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from .. import blas
+from .. import ops as text
 from ..backend import load_backend
 from ..errors import InputError
 from .sizes import SIZES
@@ -17,18 +18,18 @@ from .worker import random_batch
 LOSS_BOUND, GRADIENT_BOUND = 1e-5, 1e-4     # float32 against the float32 text, relative
 
 
-def validate(size_name):
-    """Loss and gradients of the twins against the text, for two sequences -> their relative errors.
+def validate(size_name, model=None):
+    """Loss and gradients of the twins (or of this model on them) against the text, for two sequences -> their relative errors.
 
     Raises InputError if they are beyond the bounds: then there is nothing to time.
     """
     size = SIZES[size_name]
     ids, targets = (a[:2] for a in random_batch(size))
-    model = size.model(size.config, ops=load_backend("numba"))
+    model = model or size.model(size.config, ops=load_backend("numba"))
     with blas.limited(1):                       # as in replicas: then the products are ours, too
         loss, _ = model.loss_and_gradients(ids, targets)
     found = model.parameters.grad.copy()
-    reference = size.model(size.config, parameters=model.parameters)
+    reference = size.model(size.config, parameters=model.parameters, **model.options() | {"ops": text})
     model.parameters.clear_gradients()
     true_loss, _ = reference.loss_and_gradients(ids, targets)
     true = model.parameters.grad

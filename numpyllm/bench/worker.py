@@ -17,19 +17,34 @@ import numpy as np
 from .sizes import BETAS, CLIP, LEARNING_RATE, SIZES, WEIGHT_DECAY
 
 
-def numpyllm_step(size, threads, stack):
+def numpyllm_step(size, threads, stack, *, prepare=lambda model: model):
     from .. import blas
     from ..backend import load_backend
     from ..training import AdamW
     from ..training.compile import compile_kernels
     from ..training.replicas import Replicas
-    model = size.model(size.config, ops=load_backend("numba"))
+    model = prepare(size.model(size.config, ops=load_backend("numba")))
     compile_kernels(model, log=lambda line: None)
     optimizer = AdamW(model.parameters, model.ops, beta1=BETAS[0], beta2=BETAS[1], weight_decay=WEIGHT_DECAY)
     replicas = Replicas(model, min(threads, size.batch_size))
     stack.enter_context(blas.limited(1 if len(replicas) > 1 else threads))
     batch = random_batch(size)
     return lambda: replicas.step([batch], optimizer, lr=LEARNING_RATE, grad_clip=CLIP, draws=lambda micro, row: None)
+
+
+def with_lora(model, targets=("qkv", "proj")):
+    from ..finetuning import add_lora
+    from ..models import LoRA
+    return add_lora(model, LoRA(rank=8, targets=targets))
+
+
+def last_block(model):
+    """Only the last block and the norm above it are trained."""
+    frozen = type(model)(model.config, seed=None, trainable=lambda name: name.startswith((f"blocks.{model.config.n_layer - 1}.", "norm.")),
+                         **model.options())
+    for name in model.parameters:
+        frozen.parameters[name][...] = model.parameters[name]
+    return frozen
 
 
 def torch_step(size, threads, stack, *, compiled=False, bf16=False):
@@ -93,6 +108,12 @@ TRAIN = {
     "torch-compile": functools.partial(torch_step, compiled=True),
     "torch-bf16": functools.partial(torch_step, bf16=True),
 }
+FINETUNE = {
+    "full": numpyllm_step,
+    "lora": functools.partial(numpyllm_step, prepare=with_lora),
+    "lora-all": functools.partial(numpyllm_step, prepare=functools.partial(with_lora, targets=("qkv", "proj", "up", "down"))),
+    "last-block": functools.partial(numpyllm_step, prepare=last_block),
+}
 PROMPT, NEW, LONG_PROMPT = 32, 96, 512
 GENERATE = {
     "float32": decode_step,
@@ -104,7 +125,7 @@ PREFILL = {
     "prefill": functools.partial(decode_step, prompt=LONG_PROMPT),
     "transformers-prefill": functools.partial(transformers_step, prompt=LONG_PROMPT),
 }
-CONTESTANTS = TRAIN | GENERATE | PREFILL
+CONTESTANTS = TRAIN | FINETUNE | GENERATE | PREFILL
 
 
 def random_prompt(size, n):

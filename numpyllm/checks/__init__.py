@@ -16,15 +16,15 @@ from .ops import OPS
 CASES = OPS | LAYERS | MODELS
 
 
-def check_case(name, *, methods=("complex",), sizes=None, seed=0, ops=text):
-    """Rows of numpyllm.gradcheck for one case; sizes None: Sizes() for ops, SMALL for layers and models."""
+def check_case(name, *, methods=("complex",), sizes=None, seed=0, ops=text, entries=None):
+    """Rows of numpyllm.gradcheck for one case; sizes None: Sizes() for ops, SMALL for layers and models. entries: see there."""
     sizes = sizes or (Sizes() if name in OPS else SMALL)
     case = CASES[name](np.random.default_rng(seed), sizes, ops)
-    return check_op(name, case.forward, case.backward, case.inputs, methods=methods, seed=seed)
+    return check_op(name, case.forward, case.backward, case.inputs, methods=methods, seed=seed, entries=entries)
 
 
 def check_model(model, ids, targets, *, seed=0):
-    """Rows for a model as it is: on float64 copies, the mean loss along one random direction in each tensor.
+    """Rows for a model as it is: on float64 copies, the mean loss (its `objective`) along one random direction in each tensor.
 
     One complex forward a tensor, so it is quick for models of any size. ids, targets (B, T).
     """
@@ -36,7 +36,7 @@ def check_model(model, ids, targets, *, seed=0):
     def mean_loss(**changed):
         for name, value in changed.items():
             shadow.parameters[name][...] = value
-        loss, _ = shadow.loss(ids, targets)
+        loss = shadow.objective(ids, targets)
         for name in changed:
             shadow.parameters[name][...] = exact.parameters[name]
         return loss / max(1, count)

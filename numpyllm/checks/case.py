@@ -45,15 +45,15 @@ def some_targets(rng, z):
     return rng.integers(-1, z.V, (z.B, z.T))       # -1: nothing is asked
 
 
-def bound_case(rng, make, ops, call, back, x=None):
-    """A case whose inputs are x, if given, and all parameters of what make() makes.
+def bound_case(rng, make, ops, call, back, x=None, trainable=None):
+    """A case whose inputs are x, if given, and all parameters of what make() makes; those that are frozen are constants.
 
     A complex step needs the forward of a complex copy: one layer is bound to float64 parameters, another to complex128.
     """
     bound = {}
     for dtype in (np.float64, np.complex128):
         layer = make()
-        parameters = Parameters(layer.specs(), dtype=dtype)
+        parameters = Parameters(layer.specs(), dtype=dtype, trainable=trainable)
         layer.bind(parameters, ops)
         bound[dtype] = layer, parameters
     layer, parameters = bound[np.float64]
@@ -61,7 +61,8 @@ def bound_case(rng, make, ops, call, back, x=None):
         shape = parameters[name].shape
         fan_in = shape[0] if len(shape) == 2 and not name.endswith(("wte", "wpe")) else 1
         parameters[name][...] = rng.standard_normal(shape) / np.sqrt(fan_in)    # keeps softmax and GELU out of saturation
-    values = {name: parameters[name].copy() for name in parameters}
+    bound[np.complex128][1].data[...] = parameters.data
+    values = {name: parameters[name].copy() for name in parameters if parameters.specs[name].trainable}
 
     def forward(**inputs):
         dtype = np.complex128 if any(map(np.iscomplexobj, inputs.values())) else np.float64

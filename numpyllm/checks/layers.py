@@ -4,7 +4,8 @@ import numpy as np
 
 from .. import ops as text
 from ..layers import (MLP, Block, CausalSelfAttention, CrossAttention, DecoderBlock, Dropout, EncoderBlock, GatedMLP, Head, LayerNorm, Linear,
-                      LSTMBlock, RMSNorm, Rotary, SelfAttention, SinusoidalEmbedding, TokenEmbedding, TokenPositionEmbedding)
+                      LoRALinear, LSTMBlock, MixtureOfExperts, RMSNorm, Rotary, SelfAttention, SinusoidalEmbedding, TokenEmbedding,
+                      TokenPositionEmbedding)
 from ..random import Draws
 from .case import bound_case, even, lengths, some_targets, spread_rows
 
@@ -30,6 +31,19 @@ def _block(z, *, pre_norm=True, bias=True, dropout=0.0):
     C = z.H * z.D
     return Block(CausalSelfAttention(C, z.H, bias=bias, dropout=dropout), MLP(C, bias=bias, dropout=dropout), LayerNorm(C, bias=bias),
                  LayerNorm(C, bias=bias), pre_norm=pre_norm)
+
+
+def _mixture(z, k, make, **options):
+    return MixtureOfExperts(z.H * z.D, [make(z) for _ in range(5)], n_used=k, **options)
+
+
+def _with_loss(make):
+    """A mixture of experts whose results are y and its loss."""
+    return _layer(make, call=lambda layer, x: _and_its_loss(*layer.forward(x)), back=lambda layer, dy, dloss, cache: layer.backward(dy, cache, dloss))
+
+
+def _and_its_loss(y, cache):
+    return y, cache.loss, cache
 
 
 def _two_inputs(make, draws=None):
@@ -74,6 +88,9 @@ DROP = {"call": lambda layer, x: layer.forward(x, DRAWS)}
 
 LAYERS = {
     "Linear": _layer(lambda z: Linear(z.C, z.F), lambda z: (z.B, z.T, z.C)),
+    "LoRALinear": _layer(lambda z: LoRALinear(z.C, z.F, rank=z.D, scale=0.7), lambda z: (z.B, z.T, z.C)),
+    "LoRALinear, no bias, dropout": _layer(lambda z: LoRALinear(z.C, z.F, rank=1, scale=0.7, dropout=0.3, bias=False),
+                                           lambda z: (z.B, z.T, z.C), **DROP),
     "LayerNorm": _layer(lambda z: LayerNorm(z.C), lambda z: (z.B, z.T, z.C)),
     "LayerNorm, residual": _layer(lambda z: LayerNorm(z.C), lambda z: (z.B, z.T, z.C),
                                   call=lambda layer, x: layer.residual_forward(x, 2 * x),
@@ -94,6 +111,9 @@ LAYERS = {
     "MLP, SiLU, no bias": _layer(lambda z: MLP(z.H * z.D, activation="silu", bias=False)),
     "GatedMLP": _layer(lambda z: GatedMLP(z.H * z.D, n_hidden=z.F)),
     "GatedMLP, bias, dropout": _layer(lambda z: GatedMLP(z.H * z.D, n_hidden=z.F, bias=True, dropout=0.3), **DROP),
+    "MixtureOfExperts": _with_loss(lambda z: _mixture(z, 2, lambda z: MLP(z.H * z.D, n_hidden=z.F), balance=0.7)),
+    "MixtureOfExperts, one, no bias": _with_loss(lambda z: _mixture(z, 1, lambda z: MLP(z.H * z.D, n_hidden=z.F, bias=False), balance=0.7)),
+    "MixtureOfExperts, gated, dropout": _layer(lambda z: _mixture(z, 3, lambda z: GatedMLP(z.H * z.D, n_hidden=z.F), dropout=0.3), **DROP),
     "TokenEmbedding, sinusoidal": _sinusoidal_layer,
     "Block": _layer(lambda z: _block(z)),
     "Block, no bias, dropout": _layer(lambda z: _block(z, bias=False, dropout=0.3), **DROP),

@@ -3,7 +3,8 @@
 import numpy as np
 
 from .. import ops as text
-from ..models import GPT, LSTMLM, EncoderDecoder, EncoderDecoderConfig, GPTConfig, LSTMConfig
+from ..models import GPT, LSTMLM, EncoderDecoder, EncoderDecoderConfig, GPTConfig, LoRA, LSTMConfig
+from ..models.lora import is_adapter
 from ..random import Draws
 from .case import bound_case, even, lengths, some_targets
 
@@ -24,14 +25,16 @@ def some_starts(rng, z):
     return np.maximum.accumulate(np.where(begins, np.arange(z.T), 0), axis=1)
 
 
-def _model(rng, z, ops, model_class, config_class, logits=False, logprobs=False, packed=False, recompute=False, **choices):
+def _model(rng, z, ops, model_class, config_class, logits=False, logprobs=False, packed=False, recompute=False, trainable=None, lora=None,
+           **choices):
     config = config_class(n_layer=2, block_size=z.S, vocab_size=z.V, **choices)
     ids, targets = rng.integers(0, z.V, (z.B, z.T)), some_targets(rng, z)
     draws, starts = Draws(0) if config.dropout else None, some_starts(rng, z) if packed else None
 
     def loss(model):
-        scores, _ = model.forward(ids, draws, starts)
-        return text.cross_entropy_forward(scores, targets)[::2]
+        scores, cache = model.forward(ids, draws, starts)
+        found, _, c_loss = text.cross_entropy_forward(scores, targets)
+        return found + model.added_loss(cache) if choices.get("n_expert") else found, c_loss
 
     def loss_back(model, dloss, cache):
         model.loss_and_gradients(ids, targets, starts, scale=dloss, draws=draws)
@@ -43,7 +46,9 @@ def _model(rng, z, ops, model_class, config_class, logits=False, logprobs=False,
         call, back = lambda model: model.forward(ids, draws, starts), lambda model, dy, cache: model.backward(dy, cache)
     else:
         call, back = loss, loss_back
-    return bound_case(rng, lambda: model_class(config, ops=ops, recompute=recompute), ops, call, back)
+    options = {"recompute": recompute} | ({} if lora is None else {"lora": lora})
+    return bound_case(rng, lambda: model_class(config, ops=ops, **options), ops, call, back,
+                      trainable=is_adapter if trainable is None and lora is not None else trainable)
 
 
 def _encoder_decoder(rng, z, ops, logits=False, n_layer=2, **choices):
@@ -87,6 +92,18 @@ MODELS = {
                                                               recompute=True),
     "GPT, packed, ALiBi, strided, log-probabilities": lambda *a: _gpt(*a, packed=True, logprobs=True, position="alibi", attention="strided",
                                                                      window=2, tied=False),
+    "GPT, tied, first block and table frozen": lambda *a: _gpt(*a, trainable=lambda name: name.startswith(("blocks.1", "norm"))),
+    "GPT, untied, table and biases trained": lambda *a: _gpt(*a, tied=False, dropout=0.3,
+                                                             trainable=lambda name: name == "embedding.wte" or name.endswith(".b")),
+    "GPT, LoRA": lambda *a: _gpt(*a, lora=LoRA(rank=2, alpha=2.0, targets=("qkv", "proj", "up", "down"))),
+    "GPT, LoRA on qkv, dropout, recomputed": lambda *a: _gpt(*a, dropout=0.3, recompute=True, lora=LoRA(rank=2, alpha=2.0, dropout=0.3, targets=("qkv",))),
+    "GPT, as Llama, LoRA, head trained": lambda *a: _gpt(
+        *a, position="rotary", norm="rmsnorm", mlp="swiglu", n_hidden=11, n_kv_head=1, bias=False, tied=False,
+        lora=LoRA(rank=3, alpha=2.0, targets=("qkv", "gate", "up", "down")), trainable=lambda name: is_adapter(name) or name == "head.w"),
+    "GPT, experts": lambda *a: _gpt(*a, n_expert=4, balance=0.7, n_hidden=3),
+    "GPT, experts, from logits": lambda *a: _gpt(*a, n_expert=3, mlp="swiglu", n_hidden=2, bias=False, logits=True),
+    "GPT, experts, post-norm, dropout, recomputed": lambda *a: _gpt(*a, n_expert=3, n_expert_used=1, balance=0.7, mlp="relu", n_hidden=3,
+                                                                    pre_norm=False, dropout=0.3, recompute=True),
     "EncoderDecoder, pre, tied": _encoder_decoder,
     "EncoderDecoder, pre, untied": lambda *a: _encoder_decoder(*a, logits=True, n_layer=1, tied=False,
                                                                source_vocab_size=a[1].V + 2),
@@ -98,4 +115,5 @@ MODELS = {
     "LSTM, log-probabilities": lambda *a: _lstm_lm(*a, logprobs=True),
     "LSTM, untied, dropout": lambda *a: _lstm_lm(*a, tied=False, dropout=0.3),
     "LSTM, tied, dropout, recomputed": lambda *a: _lstm_lm(*a, dropout=0.3, recompute=True),
+    "LSTM, tied, biases trained": lambda *a: _lstm_lm(*a, trainable=lambda name: name.endswith(".b")),
 }

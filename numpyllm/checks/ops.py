@@ -11,6 +11,20 @@ def _linear(rng, z, ops, bias=True):
     return Case(ops.linear_forward, ops.linear_backward, {"x": x, "w": w} | ({"b": b} if bias else {}))
 
 
+def _frozen_linear(rng, z, ops):
+    w = rng.standard_normal((z.C, z.F))
+    return Case(lambda x, b: ops.linear_forward(x, w.astype(x.dtype), b),
+                lambda dy, cache, out=None: ops.linear_backward(dy, cache, out=out, frozen=True),
+                {"x": rng.standard_normal((z.B, z.T, z.C)), "b": rng.standard_normal(z.F)})
+
+
+def _lora(rng, z, ops):
+    R = z.T
+    inputs = {"x": rng.standard_normal((z.B, z.T, z.C)), "y": rng.standard_normal((z.B, z.T, z.F)),
+              "a": rng.standard_normal((z.C, R)), "b": rng.standard_normal((R, z.F))}
+    return Case(lambda x, y, a, b: ops.lora_forward(x, y, a, b, scale=0.7), ops.lora_backward, inputs)
+
+
 def _embedding(rng, z, ops):
     ids = rng.integers(0, z.V, (z.B, z.T))
     return Case(lambda w: ops.embedding_forward(ids, w), ops.embedding_backward, {"w": rng.standard_normal((z.V, z.C))})
@@ -86,6 +100,22 @@ def _softmax(rng, z, ops):
     return Case(ops.softmax_forward, ops.softmax_backward, {"x": 2 * rng.standard_normal((z.B, z.T, z.V))})
 
 
+def _scores_apart(rng, z):
+    """Scores of which no two in a row come near each other: where they tie, the choice jumps."""
+    order = rng.permuted(np.broadcast_to(np.arange(z.V), (z.B, z.T, z.V)), axis=-1)
+    return 0.5 * (order + rng.uniform(-0.3, 0.3, order.shape) - z.V / 2)
+
+
+def _route(rng, z, ops, k=2):
+    return Case(lambda scores: ops.route_forward(scores, min(k, z.V)), ops.route_backward, {"scores": _scores_apart(rng, z)})
+
+
+def _balance(rng, z, ops, k=2):
+    def forward(scores):
+        return ops.balance_forward(scores, ops.route_forward(scores, min(k, z.V))[1].chosen)
+    return Case(forward, ops.balance_backward, {"scores": _scores_apart(rng, z)})
+
+
 def _attention(rng, z, ops, spans=None, drop=False, shared=False, slopes=False, softcap=0.0):
     G, H = z.H, z.H * (2 if shared else 1)                                  # shared: two heads of queries for one of keys
     keep = rng.random((z.B, H, z.T, z.S)) >= 0.3 if drop else None
@@ -135,8 +165,17 @@ def _head_loss(rng, z, ops, at_once=False, **smooth):
                 lambda dloss, cache, out=None: ops.head_loss_forward_backward(*cache, dloss, out=out, **smooth)[2:], inputs)
 
 
+def _frozen_head_loss(rng, z, ops):
+    targets, w = some_targets(rng, z), rng.standard_normal((z.V, z.C))
+    return Case(lambda h: (ops.head_loss_forward(h, w.astype(h.dtype), targets)[0], h),
+                lambda dloss, h, out=None: ops.head_loss_forward_backward(h, w.astype(h.dtype), targets, dloss, out=out, frozen=True)[2:],
+                {"h": rng.standard_normal((z.B, z.T, z.C))})
+
+
 OPS = {
     "linear": _linear,
+    "linear, frozen": _frozen_linear,
+    "lora": _lora,
     "linear, no bias": lambda *a: _linear(*a, bias=False),
     "embedding": _embedding,
     "token_position": _token_position,
@@ -153,6 +192,11 @@ OPS = {
     "bias_gelu, no bias": lambda *a: _bias_gelu(*a, bias=False),
     "dropout": _dropout,
     "softmax": _softmax,
+    "route": _route,
+    "route, one": lambda *a: _route(*a, k=1),
+    "route, all": lambda *a: _route(*a, k=a[1].V),
+    "balance": _balance,
+    "balance, one": lambda *a: _balance(*a, k=1),
     "attention": _attention,
     "attention, causal": lambda *a: _attention(*a, spans=_causal),
     "attention, spans": lambda *a: _attention(*a, spans=_two_spans),
@@ -180,5 +224,6 @@ OPS = {
     "head_loss": _head_loss,
     "head_loss, smoothed": lambda *a: _head_loss(*a, label_smoothing=0.2),
     "head_loss, at once": lambda *a: _head_loss(*a, at_once=True),
+    "head_loss, at once, frozen": _frozen_head_loss,
     "head_loss, at once, smoothed": lambda *a: _head_loss(*a, at_once=True, label_smoothing=0.2),
 }

@@ -123,14 +123,14 @@ def ready_config(name):
 def _checked(what, action, value):
     """A value from TOML as the flag would give it. InputError if it is of another type, or none of the flag's choices."""
     kind = {_boolean: bool, None: bool if isinstance(action.default, bool) else str}.get(action.type, action.type)
-    kind = kind if isinstance(kind, type) else int      # at_least
+    kind = kind if isinstance(kind, type) else int if kind.__name__ == "int" else type(value)     # at_least, or words as well
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits:
         words = {int: "a whole number", float: "a number", str: 'a text in quotation marks', bool: "true or false"}
         raise InputError(f"{what} must be {words[kind]}, got {value!r}")
     try:
         value = kind(value) if isinstance(action.type, type) or kind in (str, bool) else action.type(str(value))
-    except (argparse.ArgumentTypeError, OverflowError) as error:
+    except (argparse.ArgumentTypeError, ValueError, OverflowError) as error:
         raise InputError(f"{what}: {error}") from None
     if action.choices is not None and value not in action.choices:
         raise InputError(f"{what} must be one of {', '.join(action.choices)}, got {value!r}")

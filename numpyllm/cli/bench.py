@@ -3,6 +3,7 @@
 import json
 import sys
 
+from ..bench.finetune import bench_finetune
 from ..bench.generate import bench_generate
 from ..bench.ops import bench_ops
 from ..bench.sizes import SIZES
@@ -21,14 +22,15 @@ PYTHON = "Python's standard library"
 
 def main(argv=None):
     parser = Parser(prog="numpyllm bench", description="Time a training step (train), each op of one beside its floor (ops), "
-                    "decoding with float32, bfloat16 and int8 weights (generate), or encoding and learning of a tokenizer (tokenizer). What is timed is compared with the peer's result first; a "
+                    "a step of fine-tuning with everything trained, with LoRA and with the last block (finetune), decoding with float32, bfloat16 and int8 weights (generate), or encoding and learning of a tokenizer (tokenizer). What is timed is compared with the peer's result first; a "
                     "tokenizer that gives other ids or merges ends it with exit code 1.")
-    parser.add_argument("what", choices=("train", "ops", "generate", "tokenizer"), help="full steps, the ops of one step, decoding, or a tokenizer")
-    parser.add_argument("--size", choices=SIZES, default="tiny", help="train, ops, generate: model and batch")
+    parser.add_argument("what", choices=("train", "ops", "finetune", "generate", "tokenizer"),
+                        help="full steps, the ops of one step, steps of fine-tuning, decoding, or a tokenizer")
+    parser.add_argument("--size", choices=SIZES, default="tiny", help="train, ops, finetune, generate: model and batch")
     parser.add_argument("--peer", choices=[*STEP_PEERS, "transformers", *PEERS], default=None, metavar="NAME",
                         help=f"what to compare with, in turns; train: {', '.join(STEP_PEERS)}; generate: transformers; tokenizer: {', '.join(PEERS)}")
     parser.add_argument("--threads", type=at_least(1), default=None,
-                        help="threads for each contestant (default: train, generate all cores; tokenizer one)")
+                        help="threads for each contestant (default: train, finetune, generate all cores; tokenizer one)")
     parser.add_argument("--seconds", type=float, default=20.0, help="time to spend on timing, at least")
     parser.add_argument("--data", action="append", default=None, metavar="FILE",
                         help=f"tokenizer: a text; again for more (default: the source of {PYTHON})")
@@ -39,7 +41,7 @@ def main(argv=None):
     parser.add_argument("--megabytes", type=float, default=10.0, help="tokenizer: use so many million characters of each text at most")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output; the table goes to standard error")
     args = parser.parse_args(argv)
-    known = {"train": STEP_PEERS, "ops": (), "generate": ("transformers",), "tokenizer": PEERS}[args.what]
+    known = {"train": STEP_PEERS, "ops": (), "finetune": (), "generate": ("transformers",), "tokenizer": PEERS}[args.what]
     if args.peer is not None and args.peer not in known:
         raise InputError(f"bench {args.what} knows the peers {', '.join(known) or '(none)'}, got {args.peer}")
 
@@ -50,9 +52,11 @@ def main(argv=None):
         figures = bench_train(args.size, peer=args.peer, threads=args.threads or physical_cores(), seconds=args.seconds, log=log)
     elif args.what == "ops":
         figures = bench_ops(args.size, seconds=args.seconds, log=log)
+    elif args.what in ("finetune", "generate") and SIZES[args.size].model is not GPT:
+        raise InputError(f"bench {args.what} times a GPT, got the size {args.size}: choose another")
+    elif args.what == "finetune":
+        figures = bench_finetune(args.size, threads=args.threads or physical_cores(), seconds=args.seconds, log=log)
     elif args.what == "generate":
-        if SIZES[args.size].model is not GPT:
-            raise InputError(f"bench generate times a GPT, got the size {args.size}: choose another")
         figures = bench_generate(args.size, peer=args.peer, threads=args.threads or physical_cores(), seconds=args.seconds, log=log)
     else:
         most = int(args.megabytes * 1e6)

@@ -33,13 +33,13 @@ def main(argv=None):
     batches = _batches(args, model, tokenizer) if args.eval_tokens else []
     rounded, stored, _ = load_decodable(args.model, weights=args.weights, ops=ops)
     before = sum(rows.size for rows in stored.rows.values()) * model.parameters.dtype.itemsize
-    save_quantized(out, model, stored, tokenizer)
-    print(f"{out}: matrices in {stored.nbytes() / 1e6:,.1f} MB instead of {before / 1e6:,.1f}")
     if batches:
         stored.write_into(rounded)
         for name, measured in (("float32", model), (args.weights, rounded)):
             found = evaluate(measured, batches, tokenizer.token_byte_lengths)
             print(f"{name:9} perplexity {found.perplexity:.4f}, {found.bits_per_byte:.5f} bits a byte, {found.tokens:,} tokens")
+    save_quantized(out, model, stored, tokenizer)
+    print(f"{out}: matrices in {stored.nbytes() / 1e6:,.1f} MB instead of {before / 1e6:,.1f}")
     return 0
 
 

@@ -37,7 +37,7 @@ OPTIONS = {
     "tensorboard": "write TensorBoard's event files into the run's folder",
     "histogram_interval": "TensorBoard: steps between histograms of weights and gradients, a multiple of log_interval; 0 for none",
 }
-KEPT = ("init_from", "sample_prompt", "tensorboard", "histogram_interval")     # what a resumed run has on record, beside data and backend
+KEPT = ("init_from", "tokenizer", "sample_prompt", "tensorboard", "histogram_interval")     # what a resumed run has on record, beside data and backend
 
 
 class Start(NamedTuple):

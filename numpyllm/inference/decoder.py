@@ -1,7 +1,7 @@
 """Decoding with a cache of keys and values: the prompt in one pass, then one token at a time.
 
 A Decoder has room for several sequences, each with a past of its own length; each can be begun anew, lengthened, cut back or
-copied at any moment. On kernels a token goes the compiled way (compiled.py); otherwise, and for prompts, it is GPT.step.
+copied at any moment. On kernels a token goes the compiled way (compiled.py); otherwise, with experts, and for prompts, it is GPT.step.
 """
 
 import os
@@ -26,11 +26,12 @@ class Decoder:
     """Room for so many sequences of a model. To be closed, or used as `with Decoder(model) as decoder`; one thread uses it.
 
     weights: how matrices are stored (weights.py): "float32", "bfloat16", "int8", or a StoredWeights. With the latter two, or if
-    `weights` is a StoredWeights, all results are those of a model with the stored weights. threads None: as many as
-    cores, one for a small model. Meanwhile BLAS is held to one thread in the whole process.
+    `weights` is a StoredWeights, all results are those of a model with the stored weights. LoRA is merged in, as it is now.
+    threads None: as many as cores, one for a small model. Meanwhile BLAS is held to one thread in the whole process.
     """
 
     def __init__(self, model, *, sequences=1, weights="float32", threads=None):
+        model = model.merged()
         stored = weights if isinstance(weights, StoredWeights) else StoredWeights(model, weights)
         if stored.kind != "float32":
             model = model.astype(model.parameters.dtype)
@@ -40,14 +41,14 @@ class Decoder:
         self.model, self.threads = model, threads
         self.past = model.past(sequences)
         self._tokens = [[] for _ in range(sequences)]
-        self._blas = blas.limited(1)
-        self._blas.__enter__()
         self._workspaces = [Workspace() for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads, "decode")
         self._compiled = None
-        if model.ops is not text:
+        if model.ops is not text and not model.config.n_expert:     # the compiled way knows one MLP a block
             from .compiled import CompiledStep
             self._compiled = CompiledStep(model, stored, threads, self._pool)
+        self._blas = blas.limited(1)
+        self._blas.__enter__()                                  # last, so that nothing is held where something failed
 
     def __enter__(self):
         return self

@@ -36,8 +36,8 @@ class Sampling:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 < value <= 1):
                 raise InputError(f"{name} must lie in (0, 1], got {value!r}: leave it out to allow all tokens")
-        if not _is_number(self.repetition_penalty) or not 0 < self.repetition_penalty < np.inf:
-            raise InputError(f"repetition_penalty must be positive (1: none), got {self.repetition_penalty!r}")
+        if not _is_number(self.repetition_penalty) or not 1e-3 <= self.repetition_penalty <= 1e3:
+            raise InputError(f"repetition_penalty must lie between 0.001 and 1000 (1: none), got {self.repetition_penalty!r}")
 
 
 def candidates(logits, sampling, seen=()):

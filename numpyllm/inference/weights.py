@@ -5,7 +5,7 @@ bfloat16    the upper half of a float32, rounded to nearest even: 8 bits of expo
 int8        q = round(w / s) with s = max |w| / 127 for each output row; the weight is read as q s
 
 Only matrices are stored in fewer bytes (99 % of a GPT-2 and more); norms, biases and positions stay as they are, and so does the
-arithmetic. Derivation and measured errors: docs/quantisation.md.
+arithmetic. So do routers, small and easily tipped: rounded, they would send tokens to other experts. Derivation and measured errors: docs/quantisation.md.
 """
 
 import numpy as np
@@ -31,6 +31,7 @@ class StoredWeights:
 
     def __init__(self, model, kind="float32"):
         check_kind(kind)
+        model = model.merged()
         self.kind, self.rows, self.scales = kind, {}, {}
         stored_type = {"float32": model.parameters.dtype, "bfloat16": np.uint16, "int8": np.int8}[kind]
         for name, shape in matrix_shapes(model).items():
@@ -69,7 +70,7 @@ def matrix_shapes(model):
     for name, (_, shape) in model.parameters.layout.items():
         if name in TABLES:
             shapes[name] = shape
-        elif name.startswith("blocks.0.") and len(shape) == 2:
+        elif name.startswith("blocks.0.") and len(shape) == 2 and not name.endswith(".router.w"):
             shapes[name.replace("blocks.0.", "blocks.", 1)] = (model.config.n_layer, *shape[::-1])
     return shapes
 

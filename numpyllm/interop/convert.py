@@ -40,4 +40,5 @@ def save_model(folder, model, tokenizer, *, source=None):
         raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
     state = {"step": 0, "architecture": architecture_of(model), "model": asdict(model.config), "train": {}, "facts": {"converted_from": source},
              "layout": model.parameters.layout, "metrics_bytes": 0}
-    training.save_checkpoint(folder, {"params": model.parameters.data}, state, tokenizer)
+    training.save_checkpoint(folder, {"params": model.parameters.data}, state, tokenizer,
+                             remedy="make room, or name another folder")

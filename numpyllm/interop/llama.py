@@ -25,7 +25,7 @@ ONLY = {
 }
 # The choices that make a GPT a Llama; all else may be as it likes.
 CHOICES = {"position": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "pre_norm": True, "qk_norm": False, "softcap": 0.0,
-           "attention": "causal"}
+           "attention": "causal", "n_expert": 0}
 
 
 def read_config(values, path, *, dropout=None):

@@ -14,7 +14,7 @@ from .. import tokenizer as tokenizers
 from ..errors import InputError
 from ..inference.weights import StoredWeights, check_kind, matrix_shapes
 from ..models import architecture_of
-from ..training.checkpoint import load_checkpoint, make_model, newest_checkpoint, restore, save_checkpoint
+from ..training.checkpoint import load_checkpoint, make_model, newest_checkpoint, restore, restore_parameters, save_checkpoint
 from .llama2c import is_llama2c, load_llama2c
 from .pretrained import is_pretrained, load_pretrained
 
@@ -25,7 +25,8 @@ def save_quantized(folder, model, stored, tokenizer):
     arrays = {"params": flat(model.parameters[name] for name in _others(model)), "matrices": flat(stored.rows.values()),
               "scales": flat(stored.scales.values())}
     state = {"step": 0, "architecture": architecture_of(model), "model": vars(model.config), "train": {}, "facts": {}, "layout": {}, "metrics_bytes": 0}
-    save_checkpoint(folder, arrays, state | {"weights": stored.kind}, tokenizer)
+    save_checkpoint(folder, arrays, state | {"weights": stored.kind}, tokenizer,
+                    remedy="make room, or name another folder")
 
 
 def load_decodable(path, *, weights=None, ops):
@@ -48,7 +49,8 @@ def load_decodable(path, *, weights=None, ops):
     kind = state.get("weights", "float32")
     check_kind(kind)
     if kind == "float32":
-        restore(folder, arrays, {"params": model.parameters.data})
+        restore_parameters(folder, arrays, state["layout"], model.parameters)
+        model = model.merged()
         return model, StoredWeights(model, weights or kind), tokenizers.load(tokenizer_path)
     if weights not in (None, kind):
         raise InputError(f"{folder} holds weights that were rounded to {kind}: take the model that it was made from for {weights}")

@@ -15,6 +15,7 @@ from .embedding import embedding_backward, token_position_backward, token_positi
 from .gelu import bias_gelu_backward, bias_gelu_forward
 from .layernorm import (layernorm_backward, layernorm_forward, residual_layernorm_backward, residual_layernorm_forward)
 from .linear import linear_backward, linear_forward
+from .lora import lora_backward, lora_forward
 from .lstm import lstm_backward, lstm_forward
 from .residual import residual_forward
 from .rmsnorm import residual_rmsnorm_backward, residual_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward

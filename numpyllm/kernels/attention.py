@@ -1,10 +1,12 @@
 """Twin of numpyllm.ops.attention: one block of queries of one head at a time, whose scores never leave the cache.
 
-Only the keys that some query of the block sees are multiplied: below the diagonal of a causal mask, within its spans in
-general. Dropout on the probabilities, ALiBi and caps are left to the text.
+Only keys that some query of the block sees are multiplied. With one interval a query they lie side by side: all keys and values
+of a head are copied once into panels (matmul.py), of which a block takes its part, and each tile of its rows what these see.
+With several intervals they are gathered for each block. Dropout on the probabilities, ALiBi and caps are left to the text.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,41 +17,71 @@ from ..workspace import empty, mark, release
 from ._arrays import any_complex, target
 from ._jit import jit
 from ._math import exp, maximum
-from .matmul import WIDTH, address, product, scratch_for
+from .matmul import ROWS, WIDTH, address, copy_panel, pack, panel_bytes, panels_at, panels_for, times_panel
 
 QUERIES = 32                # queries in a block
+TILES = -(-QUERIES // ROWS)
+ROUND = 64                  # rows of scores are multiples of it: what remains of a loop over vectors is slow
 
 
 @jit
-def _seen(spans, first, stop, S):
+def _clipped(interval, S):
+    return max(interval[0], 0), min(interval[1], S)
+
+
+@jit
+def _hull(spans, first, stop, S):
     """The keys, low to high, that queries first to stop look at, at most. spans (T, M, 2)."""
     low, high = S, 0
     for t in range(first, stop):
         for m in range(spans.shape[1]):
-            start, end = max(spans[t, m, 0], 0), min(spans[t, m, 1], S)
+            start, end = _clipped(spans[t, m], S)
             if start < end:
                 low, high = min(low, start), max(high, end)
     return min(low, high), high
 
 
 @jit
-def _hide(row, spans, low):
-    """Put -inf where none of a query's intervals is, so that exp makes 0 of it. row[0] is key `low`; spans (M, 2)."""
-    for j in range(row.size):
-        seen = False
-        for m in range(spans.shape[0]):
-            seen = seen or spans[m, 0] <= low + j < spans[m, 1]
-        if not seen:
-            row[j] = -np.inf
+def _bounds(bounds, tiles, spans, first, Q, low, K):
+    """One interval a query: bounds[i] is that of query first + i, counted from key `low`, and tiles[n] what the queries of a tile
+    see. Who sees nothing gets (K, 0), such a tile (0, 1): there is no product of nothing, and its probabilities are 0."""
+    for n in range(-(-Q // ROWS)):
+        tiles[n, 0], tiles[n, 1] = K, 0
+        for i in range(n * ROWS, min(Q, n * ROWS + ROWS)):
+            start, end = _clipped(spans[first + i, 0], low + K)
+            bounds[i, 0], bounds[i, 1] = (start - low, end - low) if start < end else (K, 0)
+            tiles[n, 0], tiles[n, 1] = min(tiles[n, 0], bounds[i, 0]), max(tiles[n, 1], bounds[i, 1])
+        if tiles[n, 0] >= tiles[n, 1]:
+            tiles[n, 0], tiles[n, 1] = 0, 1
 
 
 @jit
-def _interval(row, spans, low):
-    """The entries of a row, start to stop, outside of which all are hidden. Several intervals hide their gaps themselves."""
-    if spans.shape[0] > 1:
-        _hide(row, spans, low)
-        return 0, row.size
-    return min(max(spans[0, 0] - low, 0), row.size), min(spans[0, 1] - low, row.size)
+def _gather(keys, place, spans, first, stop, S):
+    """Several intervals a query: keys[:K] are those that queries first to stop see, in order, and place[s] where s is -> K."""
+    place[:] = 0
+    for t in range(first, stop):
+        for m in range(spans.shape[1]):
+            start, end = _clipped(spans[t, m], S)
+            for s in range(start, end):
+                place[s] = 1
+    K = 0
+    for s in range(S):
+        if place[s]:
+            keys[K], place[s] = s, K
+            K += 1
+    return K
+
+
+@jit
+def _hide(row, seen, place, spans, S):
+    """Put -inf where a query sees nothing, so that exp makes 0 of it. row is of gathered keys; spans (M, 2)."""
+    seen[:row.size] = 0
+    for m in range(spans.shape[0]):
+        start, end = _clipped(spans[m], S)
+        if start < end:
+            seen[place[start]:place[start] + end - start] = 1
+    for j in range(row.size):
+        row[j] = row[j] if seen[j] else -np.inf
 
 
 @jit
@@ -59,99 +91,260 @@ def _corner(x, b, t, h):
 
 
 @jit
-def _forward(panel, scores, y, lse, q, k, v, spans, scale):
+def _times_keys(real, size, scores, pitch, a, a_row, panels, tiles, Q, K, D):
+    """scores (Q, K) = a (Q, D) keys^T, in panels that are seen; in others they stay as they are."""
+    wide = 2 * WIDTH // size
+    for j in range(0, K, wide):
+        for n in range(-(-Q // ROWS)):
+            if tiles[n, 0] < j + wide and tiles[n, 1] > j:
+                i = n * ROWS
+                times_panel(real, size, scores + size * (i * pitch + j), pitch, 0, 0, a + size * i * a_row, a_row, 1,
+                            panels, min(ROWS, Q - i), min(wide, K - j), D)
+        panels += panel_bytes(D, size)
+
+
+@jit
+def _over_keys(real, size, c, c_row, P, pitch, panels, apart, tiles, Q, D):
+    """c (Q, D) = P (Q, K) b over the keys that are seen. panels: of b (K, D), from its first row on, so many bytes apart."""
+    wide = 2 * WIDTH // size
+    for j in range(0, D, wide):
+        for n in range(-(-Q // ROWS)):
+            i, low = n * ROWS, tiles[n, 0]
+            times_panel(real, size, c + size * (i * c_row + j), c_row, 0, 0, P + size * (i * pitch + low), pitch, 1,
+                        panels + low * 2 * WIDTH, min(ROWS, Q - i), min(wide, D - j), tiles[n, 1] - low)
+        panels += apart
+
+
+@jit
+def _parts(parts, bounds, Q, K, known_low, known_high):
+    """Cut keys 0 to K into parts [key, stop, i, end, add]: queries i to end see them, some has or none has given them a gradient
+    before -> how many. All queries see the largest part; before and behind it are tiles. Known keys are known_low to known_high."""
+    left, right = 0, K                                  # what all queries see
+    for i in range(Q):
+        left, right = max(left, bounds[i, 0]), min(right, bounds[i, 1])
+    left, right = left + -left % 4, right - (right - K) % 4             # rows by fours: single ones are slow
+    if left >= right:
+        left, right = K, K
+    key, n = 0, 0
+    while key < K:
+        stop, i, end = right, 0, Q
+        if not left <= key < right:
+            stop = min(key + ROWS, left if key < left else K)
+        add = known_low <= key < known_high
+        if add:
+            stop = min(stop, known_high)
+        elif key < known_low:
+            stop = min(stop, known_low)
+        if not left <= key < right:
+            while end > 0 and not (bounds[end - 1, 0] < stop and bounds[end - 1, 1] > key):
+                end -= 1
+            while i < end and not (bounds[i, 0] < stop and bounds[i, 1] > key):
+                i += 1
+            end = max(end, 1)                           # nobody: a product with a probability of 0
+            i = min(i, end - 1)
+        parts[n, 0], parts[n, 1], parts[n, 2], parts[n, 3], parts[n, 4] = key, stop, i, end, add
+        key, n = stop, n + 1
+    return n
+
+
+@jit
+def _over_queries(real, size, c, c_row, P, pitch, a, a_row, panel, parts, n, Q, D):
+    """c (K, D) = P^T (K, Q) a (Q, D), or added to it, part by part."""
+    wide = 2 * WIDTH // size
+    for j in range(0, D, wide):
+        copy_panel(real, size, panel, a + size * j, a_row, 1, min(wide, D - j), Q)
+        for m in range(n):
+            key, stop, i, end, add = parts[m, 0], parts[m, 1], parts[m, 2], parts[m, 3], parts[m, 4]
+            to = c + size * (key * c_row + j)
+            times_panel(real, size, to, c_row, to if add else 0, c_row, P + size * (key + i * pitch), 1, pitch,
+                        panel + i * 2 * WIDTH, stop - key, min(wide, D - j), end - i)
+
+
+class Scratch(NamedTuple):
+    """Memory of one call, for blocks of Q queries, S keys at most."""
+
+    scores: np.ndarray          # (Q, S and more) of a block, then their probabilities
+    dP: np.ndarray              # (Q, S and more), backward only
+    k_columns: np.ndarray       # panels of k^T of one head, or of the keys that are gathered for a block
+    v_columns: np.ndarray       # panels of v^T, backward only
+    rows: np.ndarray            # panels of v (forward) or k (backward)
+    panel: np.ndarray           # one over Q, backward only
+    bounds: np.ndarray          # (Q, 2)
+    tiles: np.ndarray           # (TILES, 2)
+    parts: np.ndarray           # (n, 5)
+    gathered: np.ndarray        # (4, S, D) k, v, dk, dv; of several intervals only, as what follows
+    keys: np.ndarray            # (S)
+    place: np.ndarray           # (S)
+    seen: np.ndarray            # (S)
+
+
+@jit
+def _look(scratch, k, v, b, g, of, first, Q, origin, backward):
+    """Which keys a block sees, its bounds and tiles; of several intervals a query, gather and pack them -> low, K."""
+    S, size = k.shape[1], k.itemsize
+    bounds, tiles = scratch.bounds, scratch.tiles
+    if of.shape[1] == 1:
+        low, high = _hull(of, first, first + Q, S)
+        if low == high:
+            return low, 0
+        low -= (low - origin) % (2 * WIDTH // size)     # where a panel begins
+        _bounds(bounds, tiles, of, first, Q, low, high - low)
+        return low, high - low
+    K = _gather(scratch.keys, scratch.place, of, first, first + Q, S)
+    bounds[:, 0], bounds[:, 1], tiles[:, 0], tiles[:, 1] = 0, K, 0, K
+    near = scratch.gathered
+    for n in range(K):
+        near[0, n], near[1, n] = k[b, scratch.keys[n], g], v[b, scratch.keys[n], g]
+    if K > 0:
+        _pack(scratch, near[0, :K], near[1, :K], backward)
+    return origin, K
+
+
+@jit
+def _pack(scratch, k, v, backward):
+    """Panels of k and v (K, D)."""
+    pack(scratch.k_columns, k.T)
+    if backward:
+        pack(scratch.v_columns, v.T)
+        pack(scratch.rows, k)
+    else:
+        pack(scratch.rows, v)
+
+
+@jit
+def _forward(scratch, y, lse, q, k, v, spans, scale):
     """spans (1 or B, T, M, 2). Most loops run over whole rows, hidden keys and all: faster than to stop at each row's length."""
+    scores, bounds, tiles = scratch.scores, scratch.bounds, scratch.tiles
     B, T, H, D = q.shape
     S, size, group = k.shape[1], q.itemsize, H // k.shape[2]
-    q_row, k_row, v_row, y_row = q.strides[1] // size, k.strides[1] // size, v.strides[1] // size, y.strides[1] // size
+    q_row, y_row, pitch = q.strides[1] // size, y.strides[1] // size, scores.shape[1]
     real = q.dtype.type
-    nothing = -real(np.inf)
-    pitch = scores.shape[1]
+    number, nothing = real(0), -real(np.inf)
+    P_ = address(scores)
     for b in range(B):
         of = spans[b if spans.shape[0] > 1 else 0]
+        several = of.shape[1] > 1
+        origin, last = _hull(of, 0, T, S)
         for h in range(H):
+            g = h // group
+            if h % group == 0 and not several and last > origin:
+                _pack(scratch, k[b, origin:last, g], v[b, origin:last, g], False)
             for first in range(0, T, QUERIES):
-                stop = min(T, first + QUERIES)
-                low, high = _seen(of, first, stop, S)
-                K = high - low
-                if K > 0:
-                    product(panel, address(scores), pitch, 0, 0, _corner(q, b, first, h), q_row, 1,
-                            _corner(k, b, low, h // group), 1, k_row, stop - first, K, D)                    # (1)
-                for i in range(stop - first):                                                       # (2) (3)
-                    row = scores[i, :K]
-                    start, end = _interval(row, of[first + i], low)
+                Q = min(T - first, QUERIES)
+                low, K = _look(scratch, k, v, b, g, of, first, Q, origin, False)
+                if K == 0:
+                    y[b, first:first + Q, h] = number
+                    lse[b, h, first:first + Q] = nothing
+                    continue
+                _times_keys(number, size, P_, pitch, _corner(q, b, first, h), q_row,
+                            panels_at(scratch.k_columns) + (low - origin) * size // (2 * WIDTH) * panel_bytes(D, size), tiles, Q, K, D)  # (1)
+                W = -(-K // ROUND) * ROUND
+                for i in range(Q):                                                                  # (2) (3)
+                    row = scores[i, :W]
+                    start, end = bounds[i, 0], bounds[i, 1]
+                    if several:
+                        _hide(row[:K], scratch.seen, scratch.place, of[first + i], S)
                     top = nothing
                     for j in range(start, end):
                         top = maximum(top, row[j])
                     if top == nothing:
-                        row[:] = real(0)
+                        row[:] = number
                         lse[b, h, first + i] = nothing
                         continue
-                    total = real(0)
-                    for j in range(K):
-                        e = exp((row[j] - top) * scale) if start <= j < end else real(0)
+                    total = number
+                    for j in range(W):
+                        e = exp((row[j] - top) * scale) if start <= j < end else number
                         row[j] = e
                         total += e
                     share = real(1) / total
-                    for j in range(K):
+                    for j in range(W):
                         row[j] *= share
                     lse[b, h, first + i] = top * scale + np.log(total)
-                if K > 0:
-                    product(panel, _corner(y, b, first, h), y_row, 0, 0, address(scores), pitch, 1,
-                            _corner(v, b, low, h // group), v_row, 1, stop - first, D, K)                    # (5)
-                else:
-                    y[b, first:stop, h] = real(0)
+                _over_keys(number, size, _corner(y, b, first, h), y_row, P_, pitch, panels_at(scratch.rows) + (low - origin) * 2 * WIDTH,
+                           panel_bytes(K if several else last - origin, size), tiles, Q, D)         # (5)
 
 
 @jit
-def _backward(panel, scores, dP, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
+def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
     """Probabilities are recomputed from the scores and each row's log-sum-exp."""
+    scores, dP, bounds, tiles, near = scratch.scores, scratch.dP, scratch.bounds, scratch.tiles, scratch.gathered
     B, T, H, D = q.shape
     S, size, group = k.shape[1], q.itemsize, H // k.shape[2]
-    q_row, k_row, v_row, dy_row = q.strides[1] // size, k.strides[1] // size, v.strides[1] // size, dy.strides[1] // size
-    dq_row, dk_row, dv_row = dq.strides[1] // size, dk.strides[1] // size, dv.strides[1] // size
+    q_row, dy_row, dq_row = q.strides[1] // size, dy.strides[1] // size, dq.strides[1] // size
     real = q.dtype.type
-    nothing = -real(np.inf)
-    pitch = scores.shape[1]
+    number, nothing = real(0), -real(np.inf)
+    P_, dP_, pitch = address(scores), address(dP), scores.shape[1]
+    panel = panels_at(scratch.panel)
+    known_low, known_high = 0, 0                        # keys of this head that have got a gradient, to which others add
     for b in range(B):
         of = spans[b if spans.shape[0] > 1 else 0]
+        several = of.shape[1] > 1
+        origin, last = _hull(of, 0, T, S)
         for h in range(H):
-            first = (T - 1) // QUERIES * QUERIES                            # the last block sees most keys: it writes dk
-            low, high = _seen(of, first, T, S)                              # and dv, the others add
             g = h // group
-            begun = h % group > 0 or not (low == 0 and high == S)           # something is there to add to
-            if begun and h % group == 0:
-                dk[b, :, g] = real(0)
-                dv[b, :, g] = real(0)
-            for first in range(first, -1, -QUERIES):
-                stop = min(T, first + QUERIES)
-                low, high = _seen(of, first, stop, S)
-                K, Q = high - low, stop - first
+            if h % group == 0:
+                known_low, known_high = 0, 0
+                if several:
+                    dk[b, :, g] = number
+                    dv[b, :, g] = number
+                elif last > origin:
+                    _pack(scratch, k[b, origin:last, g], v[b, origin:last, g], True)
+            for first in range((T - 1) // QUERIES * QUERIES, -1, -QUERIES):     # the last see most keys: others then add to theirs
+                Q = min(T - first, QUERIES)
+                low, K = _look(scratch, k, v, b, g, of, first, Q, origin, True)
                 if K == 0:
-                    dq[b, first:stop, h] = real(0)
+                    dq[b, first:first + Q, h] = number
                     continue
                 q_, dy_ = _corner(q, b, first, h), _corner(dy, b, first, h)
-                k_, dk_, dv_ = _corner(k, b, low, g), _corner(dk, b, low, g), _corner(dv, b, low, g)
-                P_, dP_ = address(scores), address(dP)
-                product(panel, P_, pitch, 0, 0, q_, q_row, 1, k_, 1, k_row, Q, K, D)                        # (1) again
-                product(panel, dP_, pitch, 0, 0, dy_, dy_row, 1, _corner(v, b, low, g), 1, v_row, Q, K, D)  # (5)
-                for i in range(Q):                                                                          # (3) (2)
-                    row, drow = scores[i, :K], dP[i, :K]
-                    start, end = _interval(row, of[first + i], low)
+                columns = (low - origin) * size // (2 * WIDTH) * panel_bytes(D, size)
+                _times_keys(number, size, P_, pitch, q_, q_row, panels_at(scratch.k_columns) + columns, tiles, Q, K, D)     # (1) again
+                _times_keys(number, size, dP_, pitch, dy_, dy_row, panels_at(scratch.v_columns) + columns, tiles, Q, K, D)  # (5)
+                W = -(-K // ROUND) * ROUND
+                for i in range(Q):                                                                                  # (3) (2)
+                    row, drow = scores[i, :W], dP[i, :W]
+                    start, end = bounds[i, 0], bounds[i, 1]
+                    if several:
+                        _hide(row[:K], scratch.seen, scratch.place, of[first + i], S)
                     norm = lse[b, h, first + i]
                     if norm == nothing:
                         start, end = 0, 0
-                    mean = real(0)
+                    mean = number
                     for c in range(D):
                         mean += dy[b, first + i, h, c] * y[b, first + i, h, c]
-                    for j in range(K):
-                        p = exp(row[j] * scale - norm) if start <= j < end else real(0)
+                    for j in range(W):
+                        seen = start <= j < end
+                        p = exp(row[j] * scale - norm) if seen else number
                         row[j] = p
-                        drow[j] = p * (drow[j] - mean) * scale
-                add = stop < T or begun
-                product(panel, dv_, dv_row, dv_ if add else 0, dv_row, P_, 1, pitch, dy_, dy_row, 1, K, D, Q)   # (5)
-                product(panel, _corner(dq, b, first, h), dq_row, 0, 0, dP_, pitch, 1, k_, k_row, 1, Q, D, K)    # (1)
-                product(panel, dk_, dk_row, dk_ if add else 0, dk_row, dP_, 1, pitch, q_, q_row, 1, K, D, Q)    # (1)
+                        drow[j] = p * (drow[j] - mean) * scale if seen else number
+                _over_keys(number, size, _corner(dq, b, first, h), dq_row, dP_, pitch, panels_at(scratch.rows) + (low - origin) * 2 * WIDTH,
+                           panel_bytes(K if several else last - origin, size), tiles, Q, D)                         # (1)
+                if several:
+                    n = _parts(scratch.parts, bounds, Q, K, 0, 0)
+                    _over_queries(number, size, address(near[3]), D, P_, pitch, dy_, dy_row, panel, scratch.parts, n, Q, D)     # (5)
+                    _over_queries(number, size, address(near[2]), D, dP_, pitch, q_, q_row, panel, scratch.parts, n, Q, D)      # (1)
+                    for n in range(K):
+                        s = scratch.keys[n]
+                        for c in range(D):
+                            dk[b, s, g, c] += near[2, n, c]
+                            dv[b, s, g, c] += near[3, n, c]
+                    continue
+                if known_low == known_high:
+                    known_low, known_high = low, low
+                for s in range(known_high, low):                                # keys between that nobody sees
+                    dk[b, s, g], dv[b, s, g] = number, number
+                for s in range(low + K, known_low):
+                    dk[b, s, g], dv[b, s, g] = number, number
+                n = _parts(scratch.parts, bounds, Q, K, known_low - low, known_high - low)
+                _over_queries(number, size, _corner(dv, b, low, g), dv.strides[1] // size, P_, pitch, dy_, dy_row, panel, scratch.parts,
+                              n, Q, D)                                                                              # (5)
+                _over_queries(number, size, _corner(dk, b, low, g), dk.strides[1] // size, dP_, pitch, q_, q_row, panel, scratch.parts,
+                              n, Q, D)                                                                              # (1)
+                known_low, known_high = min(low, known_low), max(low + K, known_high)
+            if h % group == group - 1 and not several:
+                dk[b, :known_low, g] = number
+                dv[b, :known_low, g] = number
+                dk[b, known_high:, g] = number
+                dv[b, known_high:, g] = number
 
 
 def _as_array(spans, T, S):
@@ -161,11 +354,15 @@ def _as_array(spans, T, S):
     return spans if spans.ndim == 4 else spans[None]
 
 
-def _scratch(n, T, S, D, dtype):
-    """Room for the panel of a product, and for n blocks of scores."""
-    pitch = -(-S * dtype.itemsize // WIDTH) * WIDTH // dtype.itemsize
-    rows = min(T, QUERIES)
-    return scratch_for(max(S, D, rows), dtype), *(empty((rows, pitch), dtype) for _ in range(n))
+def _scratch(spans, T, S, D, dtype, backward):
+    rows, pitch, several = min(T, QUERIES), -(-S // ROUND) * ROUND, spans.shape[2] > 1
+    nothing = empty((0,), dtype)
+    whole = lambda *shape: empty(shape, np.dtype(np.int64))
+    return Scratch(empty((rows, pitch), dtype), empty((rows if backward else 0, pitch), dtype), panels_for(D, S, dtype),
+                   panels_for(D, S, dtype) if backward else nothing, panels_for(S, D, dtype),
+                   panels_for(rows, WIDTH // dtype.itemsize, dtype) if backward else nothing,
+                   whole(rows, 2), whole(TILES, 2), whole(-(-S // 4) + 8 if backward else 0, 5),
+                   empty((4 if backward else 2, S, D) if several else (0, 0, 0), dtype), *(whole(S if several else 0) for _ in range(3)))
 
 
 def _rowwise(x):
@@ -179,8 +376,9 @@ def attention_forward(q, k, v, spans=None, *, keep=None, p=0.0, slopes=None, sof
     B, T, H, D = q.shape
     S = k.shape[1]
     y, lse = empty((B, T, H, D), q.dtype), empty((B, H, T), q.dtype)
+    intervals = _as_array(spans, T, S)
     height = mark()
-    _forward(*_scratch(1, T, S, D, q.dtype), y, lse, _rowwise(q), _rowwise(k), _rowwise(v), _as_array(spans, T, S),
+    _forward(_scratch(intervals, T, S, D, q.dtype, False), y, lse, _rowwise(q), _rowwise(k), _rowwise(v), intervals,
              q.dtype.type(1 / math.sqrt(D)))
     release(height)
     return y, AttentionCache(q, k, v, y, lse, spans, None, 0.0)
@@ -194,8 +392,9 @@ def attention_backward(dy, cache, *, out=None):
     S = k.shape[1]
     places = out and tuple(g if g is not None and g.strides[-1] == g.itemsize else None for g in out)
     dq, dk, dv = (target(places, i, like=a, strided=True) for i, a in enumerate((q, k, v)))
+    intervals = _as_array(spans, T, S)
     height = mark()
-    _backward(*_scratch(2, T, S, D, q.dtype), dq, dk, dv, _rowwise(dy), _rowwise(q), _rowwise(k), _rowwise(v), y, lse,
-              _as_array(spans, T, S), q.dtype.type(1 / math.sqrt(D)))
+    _backward(_scratch(intervals, T, S, D, q.dtype, True), dq, dk, dv, _rowwise(dy), _rowwise(q), _rowwise(k), _rowwise(v), y, lse,
+              intervals, q.dtype.type(1 / math.sqrt(D)))
     release(height)
     return deliver((dq, dk, dv), out)

@@ -137,11 +137,11 @@ def head_loss_backward(dloss, cache, *, out=None):
     return deliver((dh, dw), out)
 
 
-def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, label_smoothing=0.0, out=None):
+def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, label_smoothing=0.0, out=None, frozen=False):
     if any_complex(h, w):
         return text.head_loss_forward_backward(h, w, targets, dloss, ignore_index=ignore_index,
-                                               label_smoothing=label_smoothing, out=out)
-    dh, dw = target(out, 0, like=h), target(out, 1, like=w)
+                                               label_smoothing=label_smoothing, out=out, frozen=frozen)
+    dh, dw = target(out, 0, like=h), None if frozen else target(out, 1, like=w)
     h_rows, dh_rows, targets = rows(h), dh.reshape(-1, h.shape[-1]), targets.reshape(-1)
     counted = targets != ignore_index
     N, V = h_rows.shape[0], w.shape[0]
@@ -157,6 +157,7 @@ def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, label_s
         if label_smoothing:
             _smooth(logits, targets[part], (label_smoothing * dloss * counted[part]).astype(h.dtype))
         matmul(logits, w, out=dh_rows[part])
-        matmul(logits.T, h_rows[part], out=dw, add=dw if first > 0 else None)
+        if not frozen:
+            matmul(logits.T, h_rows[part], out=dw, add=dw if first > 0 else None)
         release(height)
     return h.dtype.type(loss), int(counted.sum()), *deliver((dh, dw), out)

@@ -31,12 +31,12 @@ def linear_forward(x, w, b=None):
     return y, LinearCache(x, w, b)
 
 
-def linear_backward(dy, cache, *, out=None):
+def linear_backward(dy, cache, *, out=None, frozen=False):
     x, w, b = cache
-    dx, dw = target(out, 0, like=x), target(out, 1, like=w, strided=True)
+    dx, dw = target(out, 0, like=x), None if frozen else target(out, 1, like=w, strided=True)
     db = None if b is None else target(out, 2, like=b)
     dy, x, dx_rows = rows(dy), rows(x), writable_rows(dx)
-    if beats_blas() and dy.size and w.flags.c_contiguous and dw.flags.c_contiguous:
+    if not frozen and beats_blas() and dy.size and w.flags.c_contiguous and dw.flags.c_contiguous:
         height = mark()
         scratch = scratch_for(max(dy.shape), dy.dtype)
         _backward(scratch, dx_rows, dw, scratch[:0] if b is None else db, dy, x, w)
@@ -44,6 +44,7 @@ def linear_backward(dy, cache, *, out=None):
     else:
         if b is not None:
             np.add.reduce(dy, axis=0, out=db)
-        matmul(x.T, dy, out=dw)
+        if not frozen:
+            matmul(x.T, dy, out=dw)
         matmul(dy, w.T, out=dx_rows)
     return deliver((dx, dw, db), out)

@@ -77,11 +77,11 @@ def lstm_forward(x, w_x, w_h, b=None, h0=None, c0=None):
     return y, c[:, -1], LSTMCache(x, w_x, w_h, b, h0, c0, gates, y, c)
 
 
-def lstm_backward(dy, dc, cache, *, out=None):
+def lstm_backward(dy, dc, cache, *, out=None, frozen=False):
     x, w_x, w_h, b, h0, c0, gates, y, c = cache
     (B, T, I), H = x.shape, w_h.shape[0]
     dx, dh, dc = empty((T, B, I), x.dtype), _state(None, y.swapaxes(0, 1)), _state(dc, y.swapaxes(0, 1))
-    dw_x, dw_h = target(out, 1, like=w_x, strided=True), target(out, 2, like=w_h, strided=True)
+    dw_x, dw_h = (None, None) if frozen else (target(out, 1, like=w_x, strided=True), target(out, 2, like=w_h, strided=True))
     db = None if b is None else target(out, 3, like=b)
     height = mark()
     da, before = _padded((T, B, 4 * H), x.dtype), empty((T, B, H), x.dtype)
@@ -91,8 +91,9 @@ def lstm_backward(dy, dc, cache, *, out=None):
     before[1:] = y.swapaxes(0, 1)[:-1]
     if b is not None:
         np.add.reduce(_rows(da), axis=0, out=db)                                        # (1)
-    matmul(_rows(before).T, _rows(da), out=dw_h)                                        # (2)
-    matmul(_rows(_time_first(x)).T, _rows(da), out=dw_x)                                # (1)
+    if not frozen:
+        matmul(_rows(before).T, _rows(da), out=dw_h)                                    # (2)
+        matmul(_rows(_time_first(x)).T, _rows(da), out=dw_x)                            # (1)
     matmul(_rows(da), w_x.T, out=_rows(dx))                                             # (1)
     release(height)
     return deliver((dx.swapaxes(0, 1), dw_x, dw_h, db, None if h0 is None else dh, None if c0 is None else dc), out)

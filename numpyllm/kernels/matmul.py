@@ -235,7 +235,7 @@ def scratch_for(K, dtype):
 
 
 @jit
-def _copy_panel(real, size, panel, b, b_row, b_column, width, depth):
+def copy_panel(real, size, panel, b, b_row, b_column, width, depth):
     """So many rows and columns of b, at this address, as a panel. size: bytes of a `real`."""
     lanes = WIDTH // size
     if b_column == 1:
@@ -249,7 +249,7 @@ def _copy_panel(real, size, panel, b, b_row, b_column, width, depth):
 
 
 @jit
-def _times_panel(real, size, c, c_row, d, d_row, a, a_row, a_column, panel, M, width, depth):
+def times_panel(real, size, c, c_row, d, d_row, a, a_row, a_column, panel, M, width, depth):
     """c (M, width) = d + a (M, depth) panel, tile by tile."""
     i = 0
     while i < M:
@@ -282,8 +282,8 @@ def product(scratch, c, c_row, d, d_row, a, a_row, a_column, b, b_row, b_column,
             d, d_row = c, c_row
         for j in range(0, N, 2 * lanes):
             width = min(2 * lanes, N - j)
-            _copy_panel(real, size, panel, b + size * (k * b_row + j * b_column), b_row, b_column, width, depth)
-            _times_panel(real, size, c + size * j, c_row, d + size * j if d != 0 else 0, d_row, a + size * k * a_column, a_row, a_column,
+            copy_panel(real, size, panel, b + size * (k * b_row + j * b_column), b_row, b_column, width, depth)
+            times_panel(real, size, c + size * j, c_row, d + size * j if d != 0 else 0, d_row, a + size * k * a_column, a_row, a_column,
                          panel, M, width, depth)
 
 
@@ -294,15 +294,28 @@ def panels_for(K, N, dtype):
 
 
 @jit
+def panels_at(panels):
+    """The address of the first of panels_for's."""
+    return (address(panels) + WIDTH - 1) // WIDTH * WIDTH
+
+
+@jit
+def panel_bytes(K, size):
+    """From one of panels_for's to the next. Row k of a panel, two registers wide, is at 2 WIDTH k."""
+    lanes = WIDTH // size
+    return -(-K // lanes) * lanes * 2 * WIDTH
+
+
+@jit
 def pack(panels, b):
     """Copy b (K, N), whose columns or rows lie next to each other, into panels_for(K, N)."""
     real, size = panels[0], panels.itemsize
     lanes, (K, N) = WIDTH // size, b.shape
     b_row, b_column = b.strides[0] // size, b.strides[1] // size
-    panel = (address(panels) + WIDTH - 1) // WIDTH * WIDTH
+    panel = panels_at(panels)
     for j in range(0, N, 2 * lanes):
-        _copy_panel(real, size, panel, address(b) + size * j * b_column, b_row, b_column, min(2 * lanes, N - j), K)
-        panel += -(-K // lanes) * lanes * 2 * WIDTH
+        copy_panel(real, size, panel, address(b) + size * j * b_column, b_row, b_column, min(2 * lanes, N - j), K)
+        panel += panel_bytes(K, size)
 
 
 @jit
@@ -311,11 +324,11 @@ def multiply_packed(c, a, panels, add):
     real, size = panels[0], panels.itemsize
     lanes, (M, N), K = WIDTH // size, c.shape, a.shape[1]
     c_row, a_row, a_column = c.strides[0] // size, a.strides[0] // size, a.strides[1] // size
-    panel = (address(panels) + WIDTH - 1) // WIDTH * WIDTH
+    panel = panels_at(panels)
     for j in range(0, N, 2 * lanes):
         to = address(c) + size * j
-        _times_panel(real, size, to, c_row, to if add else 0, c_row, address(a), a_row, a_column, panel, M, min(2 * lanes, N - j), K)
-        panel += -(-K // lanes) * lanes * 2 * WIDTH
+        times_panel(real, size, to, c_row, to if add else 0, c_row, address(a), a_row, a_column, panel, M, min(2 * lanes, N - j), K)
+        panel += panel_bytes(K, size)
 
 
 @jit

@@ -7,10 +7,12 @@ from .block import Block
 from .cross_attention import CrossAttention, SelfAttention
 from .encoder_decoder import DecoderBlock, EncoderBlock, SinusoidalEmbedding, Sublayer
 from .head import Head
+from .lora import LoRALinear
 from .lstm import LSTMBlock, LSTMState
 from .mlp import MLP, GatedMLP
+from .moe import MixtureOfExperts
 from .past import Past
 
 __all__ = ["MLP", "Block", "CausalSelfAttention", "CrossAttention", "DecoderBlock", "Dropout", "EncoderBlock", "GatedMLP", "Head",
-           "LSTMBlock", "LSTMState", "Layer", "LayerNorm", "Linear", "Past", "RMSNorm", "Rotary", "SelfAttention",
+           "LSTMBlock", "LSTMState", "Layer", "LayerNorm", "Linear", "LoRALinear", "MixtureOfExperts", "Past", "RMSNorm", "Rotary", "SelfAttention",
            "SinusoidalEmbedding", "Sublayer", "TokenEmbedding", "TokenPositionEmbedding"]

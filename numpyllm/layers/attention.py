@@ -80,13 +80,13 @@ class CausalSelfAttention(Layer):
         """x (B, T, C) -> y (B, T, C), cache; packing (Packing) where a row holds several examples."""
         B, T, C = x.shape
         positions, spans = (np.arange(T), _made_once(self.spans, T)) if packing is None else packing
-        qkv, c_qkv = self.qkv.forward(x)                                                # (1)  (B, T, (H + 2 G) D)
+        qkv, c_qkv = self.qkv.forward(x, draws)                                         # (1)  (B, T, (H + 2 G) D)
         q, k, v = self._split(qkv)                                                      # (2)  (B, T, H or G, D), views
         q, k, c_norms = self._normalise(q, k)                                           # (3)
         q, k, c_turns = self._turn(q, k, positions)                                     # (4)
         keep = self.attn_dropout.mask((B, self.n_head, T, T), draws)
         y, c_attention = self.ops.attention_forward(q, k, v, spans, keep=keep, p=self.attn_dropout.p, **self._scoring(x))  # (5)
-        y, c_proj = self.proj.forward(y.reshape(B, T, C))                               # (6)
+        y, c_proj = self.proj.forward(y.reshape(B, T, C), draws)                        # (6)
         y, c_dropout = self.dropout.forward(y, draws)                                   # (7)
         return y, SelfAttentionCache(c_qkv, c_norms, c_turns, c_attention, c_proj, c_dropout)
 

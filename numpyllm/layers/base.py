@@ -10,6 +10,7 @@ parameter array and to a set of ops, and then has
 class Layer:
     name = ""       # dotted, such as blocks.0.attn.qkv: set by bind
     ops = None      # numpyllm.ops, or anything with the same functions: set by bind
+    trains = True   # whether anything in or below this layer is trained: set by bind
 
     def own_specs(self):
         """{local name: ParamSpec} of the parameters that this layer holds itself."""
@@ -38,10 +39,15 @@ class Layer:
             setattr(self, local, parameters[name])
         for name, child in self.children():
             child.bind(parameters, ops, join(prefix, name))
+        self.trains = not all(map(self.frozen, self._names)) or any(child.trains for _, child in self.children())
 
     def step(self, x, past):
         """As forward, without a cache for a backward. A layer that looks at each position by itself needs no past."""
         return self.forward(x)[0]
+
+    def frozen(self, local):
+        """Whether nobody asks for the gradient of an own parameter: it is frozen, or this layer does not have it."""
+        return local not in self._names or not self._parameters.specs[self._names[local]].trainable
 
     def slots(self, *locals_):
         """For a backward's `out`: where each gradient may be written directly, None where it may not."""

@@ -20,11 +20,14 @@ class Linear(Layer):
             specs["b"] = ParamSpec((self.n_out,), zeros, decay=False)
         return specs
 
-    def forward(self, x):
+    def forward(self, x, draws=None):
+        """draws are for what may stand in its place: LoRALinear drops something."""
         return self.ops.linear_forward(x, self.w, self.b)
 
     def backward(self, dy, cache):
-        dx, dw, db = self.ops.linear_backward(dy, cache, out=(None, *self.slots("w", "b")))
+        if self.frozen("b"):
+            cache = cache._replace(b=None)
+        dx, dw, db = self.ops.linear_backward(dy, cache, out=(None, *self.slots("w", "b")), frozen=self.frozen("w"))
         self.collect(w=dw, b=db)
         return dx
 
@@ -131,8 +134,11 @@ class TokenPositionEmbedding(Layer):
 
     def backward(self, dy, cache):
         """Returns nothing: ids have no gradient. A tied head has written wte's gradient before: then it is added to."""
-        with self._parameters.contribution(self._names["wte"]) as (target, add):
-            _, dwpe = self.ops.token_position_backward(dy, cache, out=(target, *self.slots("wpe")), add=add)
+        if self.frozen("wte"):
+            _, dwpe = self.ops.token_position_backward(dy, cache, out=(None, *self.slots("wpe")))
+        else:
+            with self._parameters.contribution(self._names["wte"]) as (target, add):
+                _, dwpe = self.ops.token_position_backward(dy, cache, out=(target, *self.slots("wpe")), add=add)
         self.collect(wpe=dwpe)
 
 
@@ -157,6 +163,8 @@ class TokenEmbedding(Layer):
 
     def backward(self, dy, cache):
         """As TokenPositionEmbedding's."""
+        if self.frozen("wte"):
+            return
         with self._parameters.contribution(self._names["wte"]) as (target, add):
             self.ops.embedding_backward(dy, cache, out=(target,), add=add)
 

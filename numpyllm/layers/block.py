@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from .attention import SelfAttentionCache
 from .base import Layer
+from .moe import MixtureOfExperts
 
 
 class BlockCache(NamedTuple):
@@ -19,6 +20,8 @@ class Block(Layer):
 
     pre_norm=False puts the norms where the first Transformer had them, on the stream itself: norm1(x + attn(x)), and of that
     norm2(. + mlp(.)). It is composed of an attention, an MLP and two norms.
+
+    A mixture of experts adds to the model's loss (cache.mlp.loss): backward's dloss is the gradient of that, and else counts for nothing.
     """
 
     def __init__(self, attn, mlp, norm1, norm2, *, pre_norm=True):
@@ -34,11 +37,11 @@ class Block(Layer):
         y, _ = self.ops.residual_forward(s, h)                                          # (5)
         return y, BlockCache(c_norm1, c_attn, c_norm2, c_mlp)
 
-    def backward(self, dy, cache):
+    def backward(self, dy, cache, dloss=0.0):
         if not self.pre_norm:
-            return self._post_norm_backward(dy, cache)
+            return self._post_norm_backward(dy, cache, dloss)
         ds, dh = self.ops.residual_backward(dy, None)                                   # (5)
-        dh = self.mlp.backward(dh, cache.mlp)                                           # (4)
+        dh = self._mlp_backward(dh, cache.mlp, dloss)                                   # (4)
         dx = self.norm2.stream_backward(ds, dh, cache.norm2)                            # (3)  also the gradient of h
         dh = self.attn.backward(dx, cache.attn)                                         # (2)
         return self.norm1.stream_backward(dx, dh, cache.norm1)                          # (1)  x was read twice
@@ -57,9 +60,12 @@ class Block(Layer):
         _, y, c_norm2 = self.norm2.residual_forward(n, h)                               # (4)
         return y, BlockCache(c_norm1, c_attn, c_norm2, c_mlp)
 
-    def _post_norm_backward(self, dy, cache):
+    def _post_norm_backward(self, dy, cache, dloss):
         dn = self.norm2.backward(dy, cache.norm2)                                       # (4)  also the gradient of h
-        dn, _ = self.ops.residual_forward(dn, self.mlp.backward(dn, cache.mlp))         # (3)  n was read twice
+        dn, _ = self.ops.residual_forward(dn, self._mlp_backward(dn, cache.mlp, dloss)) # (3)  n was read twice
         dx = self.norm1.backward(dn, cache.norm1)                                       # (2)
         dx, _ = self.ops.residual_forward(dx, self.attn.backward(dx, cache.attn))       # (1)
         return dx
+
+    def _mlp_backward(self, dy, cache, dloss):
+        return self.mlp.backward(dy, cache, dloss) if isinstance(self.mlp, MixtureOfExperts) else self.mlp.backward(dy, cache)

@@ -35,12 +35,12 @@ class CrossAttention(Layer):
 
     def forward(self, x, memory, spans=None, draws=None):
         (B, T, C), S = x.shape, memory.shape[1]
-        q, c_q = self.q.forward(x)                                                      # (1)  (B, T, C)
-        kv, c_kv = self.kv.forward(memory)                                              # (2)  (B, S, 2C)
+        q, c_q = self.q.forward(x, draws)                                               # (1)  (B, T, C)
+        kv, c_kv = self.kv.forward(memory, draws)                                       # (2)  (B, S, 2C)
         k, v = self._split(kv)                                                          # (3)  (B, S, H, D), views
         keep = self.attn_dropout.mask((B, self.n_head, T, S), draws)
         y, c_attention = self.ops.attention_forward(self._heads(q), k, v, spans, keep=keep, p=self.attn_dropout.p)  # (4)
-        y, c_proj = self.proj.forward(y.reshape(B, T, C))                               # (5)
+        y, c_proj = self.proj.forward(y.reshape(B, T, C), draws)                        # (5)
         y, c_dropout = self.dropout.forward(y, draws)                                   # (6)
         return y, CrossAttentionCache(c_q, c_kv, c_attention, c_proj, c_dropout)
 

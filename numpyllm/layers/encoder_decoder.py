@@ -137,6 +137,8 @@ class SinusoidalEmbedding(Layer):
 
     def backward(self, dy, cache):
         """Returns nothing: ids have no gradient. What a tied head, or another use, has written before is added to."""
+        if self.frozen("wte"):
+            return
         dy = np.multiply(dy, self.scale, out=empty(dy.shape, dy.dtype))                 # (2)
         with self._parameters.contribution(self._names["wte"]) as (target, add):
             self.ops.token_position_backward(dy, cache, out=(target, None), add=add)    # (1)  positions have no parameters

@@ -38,8 +38,8 @@ class Head(Layer):
         return self.ops.linear_forward(h, self.weight.T)
 
     def backward(self, dlogits, cache):
-        dh, dw, _ = self.ops.linear_backward(dlogits, cache)
-        self._collect(dw.T)
+        dh, dw, _ = self.ops.linear_backward(dlogits, cache, frozen=self._frozen)
+        self._collect(None if dw is None else dw.T)
         return dh
 
     def loss(self, h, targets, *, label_smoothing=0.0):
@@ -52,7 +52,7 @@ class Head(Layer):
         layer, name = self._owner
         height = mark()
         loss, count, dh, dw = self.ops.head_loss_forward_backward(
-            h, self.weight, targets, dloss, label_smoothing=label_smoothing, out=(None, *layer.slots(name)))
+            h, self.weight, targets, dloss, label_smoothing=label_smoothing, out=(None, *layer.slots(name)), frozen=self._frozen)
         self._collect(dw)
         return loss, count, release(height, keep=dh)
 
@@ -78,6 +78,11 @@ class Head(Layer):
         h, flat, step = h.reshape(-1, h.shape[-1]), targets.reshape(-1), max(1, LOGITS // self.vocab_size)
         parts = [self.logprobs_forward(h[i:i + step], flat[i:i + step])[0] for i in range(0, len(flat), step)]
         return np.concatenate(parts).reshape(targets.shape)
+
+    @property
+    def _frozen(self):
+        layer, name = self._owner
+        return layer.frozen(name)
 
     def _collect(self, dw):
         layer, name = self._owner

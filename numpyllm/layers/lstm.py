@@ -44,7 +44,7 @@ class LSTMBlock(Layer):
         return y
 
     def backward(self, dy, cache):
-        dx, dw_x, dw_h, db, _, _ = self.ops.lstm_backward(dy, None, cache.lstm,
+        dx, dw_x, dw_h, db, _, _ = self.ops.lstm_backward(dy, None, cache.lstm, frozen=self.frozen("w_x") and self.frozen("w_h"),
                                                           out=(None, *self.slots("w_x", "w_h", "b"), None, None))   # (2)
         self.collect(w_x=dw_x, w_h=dw_h, b=db)
         return self.dropout.backward(dx, cache.dropout)                                 # (1)

@@ -34,9 +34,9 @@ class MLP(Layer):
         return {"b": ParamSpec((self.n_hidden,), zeros, decay=False)} if self.bias else {}
 
     def forward(self, x, draws=None):
-        h, c_up = self.up.forward(x)                                                    # (1)  (B, T, F)
+        h, c_up = self.up.forward(x, draws)                                             # (1)  (B, T, F)
         h, c_activation = self._activate(h)                                             # (2)
-        y, c_down = self.down.forward(h)                                                # (3)  (B, T, C)
+        y, c_down = self.down.forward(h, draws)                                         # (3)  (B, T, C)
         y, c_dropout = self.dropout.forward(y, draws)                                   # (4)
         return y, MLPCache(c_up, c_activation, c_down, c_dropout)
 
@@ -79,10 +79,10 @@ class GatedMLP(Layer):
         self.dropout = Dropout(dropout)
 
     def forward(self, x, draws=None):
-        g, c_gate = self.gate.forward(x)                                                # (1)
-        h, c_up = self.up.forward(x)                                                    # (2)
+        g, c_gate = self.gate.forward(x, draws)                                         # (1)
+        h, c_up = self.up.forward(x, draws)                                             # (2)
         h, c_swiglu = self.ops.swiglu_forward(g, h)                                     # (3)
-        y, c_down = self.down.forward(h)                                                # (4)
+        y, c_down = self.down.forward(h, draws)                                         # (4)
         y, c_dropout = self.dropout.forward(y, draws)                                   # (5)
         return y, GatedMLPCache(c_gate, c_up, c_swiglu, c_down, c_dropout)
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 from .encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from .estimate import estimate
 from .gpt import GPT, GPTConfig
+from .lora import LoRA
 from .lstm_lm import LSTMLM, LSTMConfig, estimate_lstm
 
-__all__ = ["ARCHITECTURES", "GPT", "LSTMLM", "Architecture", "EncoderDecoder", "EncoderDecoderConfig", "GPTConfig", "LSTMConfig",
+__all__ = ["ARCHITECTURES", "GPT", "LSTMLM", "Architecture", "EncoderDecoder", "EncoderDecoderConfig", "GPTConfig", "LSTMConfig", "LoRA",
            "architecture_of"]
 
 
@@ -23,4 +24,4 @@ ARCHITECTURES = {"gpt": Architecture(GPT, GPTConfig, estimate), "lstm": Architec
 
 def architecture_of(model):
     """The name under which checkpoints and command lines know what kind of model this is."""
-    return next(name for name, architecture in ARCHITECTURES.items() if isinstance(model, architecture.model))
+    return next(name for name, architecture in ARCHITECTURES.items() if type(model) is architecture.model)

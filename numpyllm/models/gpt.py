@@ -17,10 +17,9 @@ import numpy as np
 from .. import ops as text
 from ..config import option, require_between, require_flag, require_one_of, require_whole
 from ..errors import InputError
-from ..layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, LayerNorm, Packing, Past, RMSNorm, Rotary,
+from ..layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, LayerNorm, MixtureOfExperts, Packing, Past, RMSNorm, Rotary,
                       TokenEmbedding, TokenPositionEmbedding)
 from ..ops import causal_spans, fixed_spans, sinusoidal_positions, strided_spans, window_spans
-from ..parameters import Parameters
 from ..workspace import mark
 from .estimate import Estimate, estimate
 from .language_model import LanguageModel
@@ -31,7 +30,7 @@ NORMS = ("layernorm", "rmsnorm")
 ACTIVATIONS = ("gelu", "relu", "squared_relu", "silu", "swiglu")
 PATTERNS = {"causal": causal_spans, "window": window_spans, "strided": strided_spans, "fixed": fixed_spans}
 CHOICES = ("position", "rotary_base", "rotary_scale", "rotary_interleaved", "norm", "pre_norm", "mlp", "n_hidden", "n_kv_head",
-           "qk_norm", "softcap", "attention", "window")
+           "qk_norm", "softcap", "attention", "window", "n_expert")
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,9 @@ class GPTConfig:
     softcap: float = option(0.0, "scores are kept between plus and minus this; 0: as they are")
     attention: str = option("causal", f"which keys a query sees: {', '.join(PATTERNS)}")
     window: int = option(0, "window: that many last keys; strided, fixed: the stride")
+    n_expert: int = option(0, "MLPs a block, of which each token goes through a few; 0: one, for all")
+    n_expert_used: int = option(2, "n_expert: that many of them")
+    balance: float = option(0.01, "n_expert: weight of the loss that spreads the tokens over them")
 
     def __post_init__(self):
         require_whole(self, 1, "n_layer", "n_head", "n_embd", "block_size", "vocab_size")
@@ -72,8 +74,9 @@ class GPTConfig:
                              f"choose n_embd={self.n_embd // self.n_head * self.n_head or self.n_head} or another n_head")
         for name, known in (("position", POSITIONS), ("norm", NORMS), ("mlp", ACTIVATIONS), ("attention", PATTERNS)):
             require_one_of(self, known, name)
-        require_whole(self, 0, "n_hidden", "n_kv_head", "window")
-        require_between(self, 0, math.inf, "softcap")
+        require_whole(self, 0, "n_hidden", "n_kv_head", "window", "n_expert")
+        require_whole(self, 1, "n_expert_used")
+        require_between(self, 0, math.inf, "softcap", "balance")
         require_between(self, 1e-6, math.inf, "rotary_scale", "rotary_base")
         if self.n_head % self.kv_heads:
             raise InputError(f"n_kv_head must divide n_head={self.n_head}, got {self.n_kv_head}: each head of keys serves as many of queries")
@@ -84,6 +87,9 @@ class GPTConfig:
                              "need a window of at least 1, causal has none")
         if self.exact_gelu and self.mlp != "gelu":
             raise InputError(f"exact_gelu is about GELU, got mlp={self.mlp}: leave it out")
+        if self.n_expert and self.n_expert_used > self.n_expert:
+            raise InputError(f"n_expert_used must be at most n_expert={self.n_expert}, got {self.n_expert_used}: a token goes through an "
+                             "expert once")
 
     @property
     def head_size(self):
@@ -117,12 +123,13 @@ class GPTCache(NamedTuple):
 class GPT(LanguageModel):
     """A GPT with its parameters. ops is the backend: numpyllm.ops or anything that has the same functions.
 
-    seed None leaves the parameters at zero, for who loads them. recompute: LanguageModel's.
+    seed None leaves the parameters at zero, for who loads them. recompute, trainable, lora: LanguageModel's.
 
     Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with 1 <= T <= block_size.
     """
 
-    def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False):
+    def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False, trainable=None,
+                 lora=None):
         self.config, self.recompute = config, recompute
         self.embedding = _embedding(config)
         self.dropout = Dropout(config.dropout)
@@ -130,8 +137,7 @@ class GPT(LanguageModel):
         self.blocks = [_block(config, self.spans) for _ in range(config.n_layer)]
         self.norm = _norm(config)
         self.head = Head(config.n_embd, config.vocab_size, tied_to=self.embedding if config.tied else None)
-        self.parameters = Parameters(self.specs(), seed=seed, dtype=dtype) if parameters is None else parameters
-        self.bind(self.parameters, ops)
+        self._complete(ops, seed, dtype, parameters, trainable, lora)
 
     def past(self, sequences=1):
         """Room for the keys and values of so many sequences, for `step`."""
@@ -173,6 +179,20 @@ class GPT(LanguageModel):
         """Memory and FLOPs of a training step with this batch size, without running it."""
         return estimate(self.config, batch_size, itemsize=self.parameters.dtype.itemsize)
 
+    def objective(self, ids, targets):
+        """As LanguageModel's. A mixture of experts adds, in each block, balance times the loss of ops.balance_forward."""
+        loss = super().objective(ids, targets)
+        return loss + self.added_loss(self.forward(ids)[1]) if self.config.n_expert else loss
+
+    def added_loss(self, cache):
+        """What the blocks add to the sum of the loss, from a forward's cache; 0 without experts."""
+        if not self.config.n_expert:
+            return 0.0
+        kept = 0 if self.recompute else len(self.blocks) - self._lowest            # blocks with a cache, the last ones
+        begun = zip(self.blocks, cache.blocks[:len(self.blocks) - kept])           # of the others there is the input
+        caches = [block.forward(x, cache.draws, *cache.told)[1] for block, x in begun] + cache.blocks[len(self.blocks) - kept:]
+        return sum(block.mlp.loss for block in caches)
+
     def check_ids(self, ids):
         """As LanguageModel's, and no more of them than the model can see."""
         return super().check_ids(ids, self.config.block_size)
@@ -192,12 +212,13 @@ class GPT(LanguageModel):
         h, c_norm = self.norm.forward(x)                                    # (4)
         return h, GPTCache(c_embedding, c_dropout, c_blocks, c_norm, None, draws, told)
 
-    def _trunk_backward(self, dh, cache):
+    def _trunk_backward(self, dh, cache, dloss=0.0):
         height = mark()
         dx = self.norm.backward(dh, cache.norm)                             # (4)
-        dx = self._blocks_backward(dx, cache.blocks, cache.draws, cache.told, height)   # (3)
-        dx = self.dropout.backward(dx, cache.dropout)                       # (2)
-        self.embedding.backward(dx, cache.embedding)                        # (1)
+        dx = self._blocks_backward(dx, cache.blocks, cache.draws, cache.told, height, dloss)    # (3)
+        if self.embedding.trains:
+            dx = self.dropout.backward(dx, cache.dropout)                   # (2)
+            self.embedding.backward(dx, cache.embedding)                    # (1)
 
     def _top(self, x):
         return self.norm.forward(x)[0]
@@ -234,12 +255,19 @@ def _block(config, spans):
     attn = CausalSelfAttention(c.n_embd, c.n_head, n_kv_head=c.kv_heads, bias=c.bias, dropout=c.dropout, proj_std=proj_std,
                                qk_norm=c.qk_norm, rotary=rotary, alibi=c.position == "alibi", softcap=c.softcap,
                                spans=spans, norm_eps=c.norm_eps)
-    if c.mlp == "swiglu":
-        mlp = GatedMLP(c.n_embd, n_hidden=c.hidden, bias=c.bias, dropout=c.dropout, proj_std=proj_std)
+    if c.n_expert:
+        mlp = MixtureOfExperts(c.n_embd, [_mlp(c, proj_std, 0.0) for _ in range(c.n_expert)], n_used=c.n_expert_used, balance=c.balance,
+                               dropout=c.dropout)
     else:
-        mlp = MLP(c.n_embd, n_hidden=c.hidden, bias=c.bias, dropout=c.dropout, proj_std=proj_std, activation=c.mlp,
-                  exact_gelu=c.exact_gelu)
+        mlp = _mlp(c, proj_std, c.dropout)
     return Block(attn, mlp, _norm(c), _norm(c), pre_norm=c.pre_norm)
+
+
+def _mlp(config, proj_std, dropout):
+    c = config
+    if c.mlp == "swiglu":
+        return GatedMLP(c.n_embd, n_hidden=c.hidden, bias=c.bias, dropout=dropout, proj_std=proj_std)
+    return MLP(c.n_embd, n_hidden=c.hidden, bias=c.bias, dropout=dropout, proj_std=proj_std, activation=c.mlp, exact_gelu=c.exact_gelu)
 
 
 @lru_cache(maxsize=16)

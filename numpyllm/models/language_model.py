@@ -9,21 +9,44 @@ import numpy as np
 
 from ..errors import InputError
 from ..layers import Layer
+from ..parameters import Parameters
 from ..workspace import mark, release
+from .lora import adapt, is_adapter, with_adapter
 
 
 class LanguageModel(Layer):
     """A model (config, ops=, parameters=, recompute=) with `embedding`, `blocks`, `head` and `parameters`. It adds
 
         _trunk(ids, draws, starts) -> h (B, T, C), cache    everything below the head; the cache has a field `head`, None here
-        _trunk_backward(dh, cache)
+        _trunk_backward(dh, cache, dloss=0.0)               dloss: gradient of what the blocks add to the loss, if they do
         _top(x) -> h                                        what comes between the last block and the head, when nothing is dropped
 
     ids (B, T); targets (B, T), -1 where nothing is asked; starts (B, T), where a row holds several examples: the place where the
     example of each token begins. None sees another, and each is read as if it stood alone.
+
+    trainable(name) -> bool says of each parameter whether it is trained; None: all are. A frozen one has no gradient and no moments,
+    and no work is done for either: the backward ends at the lowest block in which anything is trained, and blocks below keep
+    nothing for it.
+
+    lora (LoRA) puts an addition of low rank beside the linear maps that it names. It is trained then, and besides only what `trainable`
+    names.
+
     recompute=True keeps only the input of each block for the backward and runs the block's forward again there: less
     memory, a third more work, the same gradients to the bit (Chen et al. 2016).
     """
+
+    lora = None
+
+    def _complete(self, ops, seed, dtype, parameters, trainable, lora=None):
+        """The end of a model's __init__: once its layers are there, they are given parameters, these or new ones."""
+        if lora is not None:
+            self.lora = lora
+            adapt(self, lora)
+        if parameters is None:
+            chosen = trainable if lora is None else lambda name: is_adapter(name) or (trainable is not None and trainable(name))
+            parameters = Parameters(self.specs(), seed=seed, dtype=dtype, trainable=chosen)
+        self.parameters = parameters
+        self.bind(parameters, ops)
 
     def forward(self, ids, draws=None, starts=None):
         """ids (B, T) -> logits (B, T, V), cache. Dropout acts only when Draws are given."""
@@ -69,14 +92,20 @@ class LanguageModel(Layer):
 
         A step begins with parameters.clear_gradients() and ends with settle_gradients(): in between the first contribution to
         a gradient overwrites, later ones add.
+
+        What is returned is the loss alone. What is differentiated is `objective`: the same but in a model with a mixture of experts.
         """
         targets = self._checked_targets(ids, targets)
         if scale is None:
             scale = 1 / max(1, self.count(ids, targets))
         h, cache = self._trunk(ids, draws, starts)
         loss, count, dh = self.head.loss_forward_backward(h, targets, scale)
-        self._trunk_backward(dh, cache)
+        self._trunk_backward(dh, cache, scale)
         return loss, count
+
+    def objective(self, ids, targets):
+        """Of what loss_and_gradients gives the gradients, times scale: the sum of the loss, and what blocks add to it."""
+        return self.loss(ids, targets)[0]
 
     def astype(self, dtype):
         """An independent copy in another dtype: float64 or complex128 for checks."""
@@ -84,7 +113,20 @@ class LanguageModel(Layer):
 
     def replica(self, parameters):
         """The same model on other Parameters, which may share their arrays with these: for another thread."""
-        return type(self)(self.config, ops=self.ops, parameters=parameters, recompute=self.recompute)
+        return type(self)(self.config, parameters=parameters, **self.options())
+
+    def options(self):
+        """What made this model such as it is, besides the config and the parameters."""
+        return {"ops": self.ops, "recompute": self.recompute} | ({} if self.lora is None else {"lora": self.lora})
+
+    def merged(self):
+        """A plain model that does the same: LoRA's additions are in its matrices. Without LoRA, this model itself."""
+        if self.lora is None:
+            return self
+        plain = type(self)(self.config, ops=self.ops, recompute=self.recompute, seed=None, dtype=self.parameters.dtype)
+        for name in plain.parameters:
+            plain.parameters[name][...] = with_adapter(self.parameters, name, self.lora)
+        return plain
 
     def n_params(self, *, embedding=True):
         """Number of parameters; without `embedding`, those of the token table and the positions are left out."""
@@ -121,10 +163,10 @@ class LanguageModel(Layer):
         return self._top(x)
 
     def _blocks_forward(self, x, draws, told):
-        """x (B, T, C) through all blocks -> x (B, T, C), one cache a block: with `recompute`, only its input."""
+        """x (B, T, C) through all blocks -> x (B, T, C), one cache a block: with `recompute`, or if it has no backward, only its input."""
         caches = []
-        for block in self.blocks:
-            if self.recompute:
+        for i, block in enumerate(self.blocks):
+            if self.recompute or i < self._lowest:
                 height, cache = mark(), x
                 y, _ = block.forward(x, draws, *told)
                 x = release(height, keep=y)
@@ -133,12 +175,20 @@ class LanguageModel(Layer):
             caches.append(cache)
         return x, caches
 
-    def _blocks_backward(self, dx, caches, draws, told, height):
-        """dx (B, T, C) back through all blocks; memory taken since `height` was marked is given back, block by block."""
-        for block, cache in zip(reversed(self.blocks), reversed(caches), strict=True):
+    @property
+    def _lowest(self):
+        """How many blocks need no backward, because nothing is trained in them or below."""
+        if self.embedding.trains:
+            return 0
+        return next((i for i, block in enumerate(self.blocks) if block.trains), len(self.blocks))
+
+    def _blocks_backward(self, dx, caches, draws, told, height, *dloss):
+        """dx (B, T, C) back through all blocks that need it; memory taken since `height` was marked is given back, block by block.
+        dloss is for blocks that add to the loss."""
+        for block, cache in reversed(list(zip(self.blocks, caches, strict=True))[self._lowest:]):
             if self.recompute:
                 _, cache = block.forward(cache, draws, *told)
-            dx = release(height, keep=block.backward(dx, cache))
+            dx = release(height, keep=block.backward(dx, cache, *dloss))
         return dx
 
     def _checked_targets(self, ids, targets):

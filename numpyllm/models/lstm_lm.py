@@ -14,7 +14,6 @@ import numpy as np
 from .. import ops as text
 from ..config import option, require_between, require_whole
 from ..layers import Dropout, Head, LSTMBlock, LSTMState, TokenEmbedding
-from ..parameters import Parameters
 from ..workspace import mark
 from .estimate import Estimate
 from .language_model import LanguageModel
@@ -47,19 +46,18 @@ class LSTMLMCache(NamedTuple):
 
 
 class LSTMLM(LanguageModel):
-    """An LSTM language model with its parameters; ops, seed, dtype, parameters and recompute as for GPT.
+    """An LSTM language model with its parameters; ops, seed, dtype, parameters, recompute and trainable as for GPT.
 
     Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with T >= 1.
     """
 
-    def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False):
+    def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False, trainable=None):
         self.config, self.recompute = config, recompute
         self.embedding = TokenEmbedding(config.vocab_size, config.n_embd, std=EMBEDDING_STD)
         self.blocks = [LSTMBlock(config.n_embd, dropout=config.dropout) for _ in range(config.n_layer)]
         self.dropout = Dropout(config.dropout)
         self.head = Head(config.n_embd, config.vocab_size, tied_to=self.embedding if config.tied else None)
-        self.parameters = Parameters(self.specs(), seed=seed, dtype=dtype) if parameters is None else parameters
-        self.bind(self.parameters, ops)
+        self._complete(ops, seed, dtype, parameters, trainable)
 
     def past(self, sequences=1):
         """The state of so many sequences before their first token, for `step`."""
@@ -91,10 +89,11 @@ class LSTMLM(LanguageModel):
         h, c_dropout = self.dropout.forward(x, draws)                                   # (3)
         return h, LSTMLMCache(c_embedding, c_blocks, c_dropout, None, draws)
 
-    def _trunk_backward(self, dh, cache):
+    def _trunk_backward(self, dh, cache, dloss=0.0):
         dx = self.dropout.backward(dh, cache.dropout)                                   # (3)
-        dx = self._blocks_backward(dx, cache.blocks, cache.draws, (), mark())               # (2)
-        self.embedding.backward(dx, cache.embedding)                                    # (1)
+        dx = self._blocks_backward(dx, cache.blocks, cache.draws, (), mark())           # (2)
+        if self.embedding.trains:
+            self.embedding.backward(dx, cache.embedding)                                # (1)
 
 
 def estimate_lstm(config, batch_size, *, itemsize=4):

@@ -22,11 +22,13 @@ from .head_loss import HeadLossCache, head_loss_backward, head_loss_forward, hea
 from .layernorm import (LayerNormCache, layernorm_backward, layernorm_forward, residual_layernorm_backward,
                         residual_layernorm_forward)
 from .linear import LinearCache, linear_backward, linear_forward
+from .lora import LoRACache, lora_backward, lora_forward
 from .lstm import LSTMCache, lstm_backward, lstm_forward
 from .mask import causal_spans, dense_mask, fixed_spans, padding_spans, prefix_spans, strided_spans, window_spans
 from .position import alibi_slopes, sinusoidal_positions
 from .residual import residual_backward, residual_forward
 from .rmsnorm import (RMSNormCache, residual_rmsnorm_backward, residual_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward)
 from .rotary import RotaryCache, rotary_angles, rotary_backward, rotary_forward
+from .routing import BalanceCache, RouteCache, balance_backward, balance_forward, route_backward, route_forward
 from .sgd import sgd_update
 from .softmax import SoftmaxCache, softmax_backward, softmax_forward

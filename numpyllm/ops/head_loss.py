@@ -31,8 +31,9 @@ def head_loss_backward(dloss, cache, *, out=None):
     return deliver((dh, dw.T), out)
 
 
-def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, label_smoothing=0.0, out=None):
-    """Both passes at once, for training: loss, count, dh (..., C), dw (V, C); dloss is known before the loss is.
+def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, label_smoothing=0.0, out=None, frozen=False):
+    """Both passes at once, for training: loss, count, dh (..., C), dw (V, C) or None if w is frozen; dloss is known before the
+    loss is.
 
     The logits are the largest array of a small model. Nobody else wants them, so their gradient overwrites them.
     """
@@ -40,6 +41,6 @@ def head_loss_forward_backward(h, w, targets, dloss, *, ignore_index=-1, label_s
     loss, count, c_loss = cross_entropy_forward(logits, targets, ignore_index=ignore_index,
                                                 label_smoothing=label_smoothing)            # (2)
     dlogits = cross_entropy_backward(dloss, c_loss, out=(logits,))                          # (2)
-    dh, dw, _ = linear_backward(dlogits, c_head)                                            # (1)
-    dh, dw = deliver((dh, dw.T), out)
+    dh, dw, _ = linear_backward(dlogits, c_head, frozen=frozen)                             # (1)
+    dh, dw = deliver((dh, None if frozen else dw.T), out)
     return loss, count, dh, dw

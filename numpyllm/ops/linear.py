@@ -29,8 +29,8 @@ def linear_forward(x, w, b=None):
     return y.reshape(*x.shape[:-1], n_out), LinearCache(x, w, b)
 
 
-def linear_backward(dy, cache, *, out=None):
-    """dy (..., n_out) -> dx (..., n_in), dw (n_in, n_out), db (n_out) or None.
+def linear_backward(dy, cache, *, out=None, frozen=False):
+    """dy (..., n_out) -> dx (..., n_in), dw (n_in, n_out) or None if w is frozen, db (n_out) or None.
 
     y_nj = sum_i x_ni w_ij + b_j, so  dL/dx_ni = sum_j dy_nj w_ij,  dL/dw_ij = sum_n x_ni dy_nj,  dL/db_j = sum_n dy_nj:
     each gradient is the one product of the other two whose shapes fit, and what was broadcast is summed.
@@ -39,6 +39,6 @@ def linear_backward(dy, cache, *, out=None):
     n_in, n_out = w.shape
     dy = dy.reshape(-1, n_out)                                  # (N, n_out)
     db = None if b is None else dy.sum(axis=0)                  # (2)
-    dw = x.reshape(-1, n_in).T @ dy                             # (1)
+    dw = None if frozen else x.reshape(-1, n_in).T @ dy         # (1)
     dx = (dy @ w.T).reshape(x.shape)                            # (1)
     return deliver((dx, dw, db), out)

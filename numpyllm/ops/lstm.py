@@ -49,10 +49,10 @@ def lstm_forward(x, w_x, w_h, b=None, h0=None, c0=None):
     return y, c, LSTMCache(x, w_x, w_h, b, h0, c0, gates, y, cells)
 
 
-def lstm_backward(dy, dc, cache, *, out=None):
+def lstm_backward(dy, dc, cache, *, out=None, frozen=False):
     """dy (B, T, H), dc (B, H) or None -> dx (B, T, I), dw_x (I, 4H), dw_h (H, 4H), db (4H), dh0, dc0 (B, H).
 
-    None where the forward had None. dc is the gradient of the last c; that of the last y is in dy. Backwards through time, h and c
+    None where the forward had None, and for dw_x and dw_h if those are frozen. dc is the gradient of the last c; that of the last y is in dy. Backwards through time, h and c
     each have two readers: h_t the loss (dy_t) and step t + 1, c_t its own output (5) and step t + 1. The parameters were used in
     each step, so their gradients are sums over all of them: products of da, once it is there for all steps.
     """
@@ -75,9 +75,9 @@ def lstm_backward(dy, dc, cache, *, out=None):
         dh = da[:, t] @ w_h.T                                       # (2)
     h_before = np.concatenate((zeros[:, None] if h0 is None else h0[:, None], y[:, :-1]), axis=1)
     rows = da.reshape(B * T, 4 * H)
-    dw_h = h_before.reshape(B * T, H).T @ rows                      # (2)
+    dw_h = None if frozen else h_before.reshape(B * T, H).T @ rows  # (2)
     db = None if b is None else rows.sum(axis=0)                    # (1)
-    dw_x = x.reshape(B * T, -1).T @ rows                            # (1)
+    dw_x = None if frozen else x.reshape(B * T, -1).T @ rows        # (1)
     dx = da @ w_x.T                                                 # (1)
     return deliver((dx, dw_x, dw_h, db, None if h0 is None else dh, None if c0 is None else dc), out)
 

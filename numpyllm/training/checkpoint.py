@@ -24,17 +24,17 @@ from .. import ops as text
 from .. import tokenizer as tokenizers
 from ..errors import InputError
 from ..files import replacing, sync
-from ..models import ARCHITECTURES
+from ..models import ARCHITECTURES, LoRA
 
 VERSION = 2                     # 1: without `version` and `progress`
 CHECKPOINT = "step_{:08d}"      # name of the folder, by the number of steps taken
 STATE = {"step": int, "model": dict, "train": dict, "facts": dict, "layout": dict, "metrics_bytes": int}
 
 
-def save_checkpoint(folder, arrays, state, tokenizer):
+def save_checkpoint(folder, arrays, state, tokenizer, *, remedy="make room and go on with --resume"):
     """Write a checkpoint. Raises InputError (disk full, say) with nothing left behind and nothing old touched.
 
-    arrays maps names to 1-D arrays, state is what json can hold, tokenizer has save(path).
+    arrays maps names to 1-D arrays, state is what json can hold, tokenizer has save(path); remedy is what the error advises.
     """
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -43,7 +43,7 @@ def save_checkpoint(folder, arrays, state, tokenizer):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         for name, array in arrays.items():
-            _write_array(temporary / f"{name}.npy", array)
+            write_array(temporary / f"{name}.npy", array)
         tokenizer.save(temporary / "tokenizer.json")
         (temporary / "state.json").write_text(json.dumps(state | {"version": VERSION}, indent=1))
         manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
@@ -62,7 +62,7 @@ def save_checkpoint(folder, arrays, state, tokenizer):
         if isinstance(error, (OSError, InputError)):
             cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
             raise InputError(f"{folder}: the checkpoint cannot be written ({getattr(cause, 'strerror', None) or error}); those "
-                             "before it are as they were: make room and go on with --resume") from error
+                             f"before it are as they were: {remedy}") from error
         raise
     shutil.rmtree(replaced, ignore_errors=True)
 
@@ -116,19 +116,20 @@ def restore(folder, arrays, targets):
 
 
 def restore_parameters(folder, arrays, layout, parameters):
-    """As restore, for parameters that may lie in another order than in the file: what was frozen lies behind the rest."""
-    restore(folder, arrays, {"params": parameters.data})
-    if {name: (offset, list(shape)) for name, (offset, shape) in parameters.layout.items()} == \
-            {name: tuple(place) for name, place in layout.items()}:
+    """Copy the parameters of a checkpoint, laid out so, into these: in another order, if others of them were frozen. Raises InputError."""
+    own = {name: [offset, list(shape)] for name, (offset, shape) in parameters.layout.items()}
+    sizes = lambda table: {name: place[1] for name, place in table.items() if isinstance(place, list) and len(place) == 2}
+    ends = {name: place[0] + math.prod(place[1]) if isinstance(place[0], int) and place[0] >= 0 else math.inf
+            for name, place in layout.items()} if sizes(layout) == sizes(own) else {}
+    if not ends or max(ends.values()) > parameters.data.size:
+        raise InputError(f"{folder} must hold the parameters of this model, it holds others: use the sizes that the run began with")
+    if layout == own:
+        restore(folder, arrays, {"params": parameters.data})
         return
-    stored = parameters.data.copy()
-    try:
-        views = {name: stored[offset:offset + math.prod(shape)].reshape(shape) for name, (offset, shape) in layout.items()}
-        for name in {**views, **parameters.layout}:
-            parameters[name][...] = views[name]
-    except (TypeError, ValueError, KeyError) as error:
-        raise InputError(f"{folder / 'state.json'} must say where the parameters of its model lie ({error}): restore it from a copy, or "
-                         "train anew") from None
+    flat = np.empty_like(parameters.data)
+    restore(folder, arrays, {"params": flat})
+    for name, (offset, shape) in layout.items():
+        parameters[name][...] = flat[offset:ends[name]].reshape(shape)
 
 
 def make_config(config_class, values, folder):
@@ -150,7 +151,8 @@ def architecture(state, folder):
 def make_model(state, folder, *, ops=text):
     """The model that a checkpoint's state describes, its parameters still zero. Raises InputError."""
     kind = ARCHITECTURES[architecture(state, folder)]
-    return kind.model(make_config(kind.config, state["model"], folder), ops=ops, seed=None)
+    lora = {} if state.get("lora") is None else {"lora": make_config(LoRA, state["lora"], folder)}
+    return kind.model(make_config(kind.config, state["model"], folder), ops=ops, seed=None, **lora)
 
 
 def load_model(run, *, ops=text):
@@ -220,7 +222,7 @@ def pointer(run, name):
     return named if any(folder.name == named for folder in checkpoints(run)) else None
 
 
-def _write_array(path, array):
+def write_array(path, array):
     """np.save, but a full disk is an OSError that says so (ndarray.tofile names no reason)."""
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))

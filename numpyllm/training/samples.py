@@ -3,7 +3,7 @@
 import json
 
 from ..errors import InputError
-from ..files import read_bytes
+from ..files import read_bytes, replacing
 from .observer import Observer
 
 
@@ -14,7 +14,8 @@ class SampleLog(Observer):
     def on_start(self, trainer):
         """A run that goes on forgets what was written after the checkpoint it goes on from."""
         kept = [line for line in read_lines(self.path) if line.get("step", 0) <= trainer.step] if self.path.exists() else []
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        with replacing(self.path) as file:
+            file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def on_sample(self, trainer, text):
         with open(self.path, "ab") as file:

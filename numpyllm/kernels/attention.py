@@ -163,8 +163,8 @@ def _over_queries(real, size, c, c_row, P, pitch, a, a_row, panel, parts, n, Q, 
 class Scratch(NamedTuple):
     """Memory of one call, for blocks of Q queries, S keys at most."""
 
-    scores: np.ndarray          # (Q, S and more) of a block, then their probabilities
-    dP: np.ndarray              # (Q, S and more), backward only
+    scores: np.ndarray          # of a block, then their probabilities: rows as far apart as the block needs, and a line of memory
+    dP: np.ndarray              # the same, backward only
     k_columns: np.ndarray       # panels of k^T of one head, or of the keys that are gathered for a block
     v_columns: np.ndarray       # panels of v^T, backward only
     rows: np.ndarray            # panels of v (forward) or k (backward)
@@ -217,7 +217,7 @@ def _forward(scratch, y, lse, q, k, v, spans, scale):
     scores, bounds, tiles = scratch.scores, scratch.bounds, scratch.tiles
     B, T, H, D = q.shape
     S, size, group = k.shape[1], q.itemsize, H // k.shape[2]
-    q_row, y_row, pitch = q.strides[1] // size, y.strides[1] // size, scores.shape[1]
+    q_row, y_row = q.strides[1] // size, y.strides[1] // size
     real = q.dtype.type
     number, nothing = real(0), -real(np.inf)
     P_ = address(scores)
@@ -236,11 +236,12 @@ def _forward(scratch, y, lse, q, k, v, spans, scale):
                     y[b, first:first + Q, h] = number
                     lse[b, h, first:first + Q] = nothing
                     continue
+                W = -(-K // ROUND) * ROUND
+                pitch = W + WIDTH // size
                 _times_keys(number, size, P_, pitch, _corner(q, b, first, h), q_row,
                             panels_at(scratch.k_columns) + (low - origin) * size // (2 * WIDTH) * panel_bytes(D, size), tiles, Q, K, D)  # (1)
-                W = -(-K // ROUND) * ROUND
                 for i in range(Q):                                                                  # (2) (3)
-                    row = scores[i, :W]
+                    row = scores[i * pitch:i * pitch + W]
                     start, end = bounds[i, 0], bounds[i, 1]
                     if several:
                         _hide(row[:K], scratch.seen, scratch.place, of[first + i], S)
@@ -273,7 +274,7 @@ def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
     q_row, dy_row, dq_row = q.strides[1] // size, dy.strides[1] // size, dq.strides[1] // size
     real = q.dtype.type
     number, nothing = real(0), -real(np.inf)
-    P_, dP_, pitch = address(scores), address(dP), scores.shape[1]
+    P_, dP_ = address(scores), address(dP)
     panel = panels_at(scratch.panel)
     known_low, known_high = 0, 0                        # keys of this head that have got a gradient, to which others add
     for b in range(B):
@@ -296,12 +297,13 @@ def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
                     dq[b, first:first + Q, h] = number
                     continue
                 q_, dy_ = _corner(q, b, first, h), _corner(dy, b, first, h)
+                W = -(-K // ROUND) * ROUND
+                pitch = W + WIDTH // size
                 columns = (low - origin) * size // (2 * WIDTH) * panel_bytes(D, size)
                 _times_keys(number, size, P_, pitch, q_, q_row, panels_at(scratch.k_columns) + columns, tiles, Q, K, D)     # (1) again
                 _times_keys(number, size, dP_, pitch, dy_, dy_row, panels_at(scratch.v_columns) + columns, tiles, Q, K, D)  # (5)
-                W = -(-K // ROUND) * ROUND
                 for i in range(Q):                                                                                  # (3) (2)
-                    row, drow = scores[i, :W], dP[i, :W]
+                    row, drow = scores[i * pitch:i * pitch + W], dP[i * pitch:i * pitch + W]
                     start, end = bounds[i, 0], bounds[i, 1]
                     if several:
                         _hide(row[:K], scratch.seen, scratch.place, of[first + i], S)
@@ -355,10 +357,10 @@ def _as_array(spans, T, S):
 
 
 def _scratch(spans, T, S, D, dtype, backward):
-    rows, pitch, several = min(T, QUERIES), -(-S // ROUND) * ROUND, spans.shape[2] > 1
+    rows, pitch, several = min(T, QUERIES), -(-S // ROUND) * ROUND + WIDTH // dtype.itemsize, spans.shape[2] > 1
     nothing = empty((0,), dtype)
     whole = lambda *shape: empty(shape, np.dtype(np.int64))
-    return Scratch(empty((rows, pitch), dtype), empty((rows if backward else 0, pitch), dtype), panels_for(D, S, dtype),
+    return Scratch(empty((rows * pitch,), dtype), empty((rows * pitch if backward else 0,), dtype), panels_for(D, S, dtype),
                    panels_for(D, S, dtype) if backward else nothing, panels_for(S, D, dtype),
                    panels_for(rows, WIDTH // dtype.itemsize, dtype) if backward else nothing,
                    whole(rows, 2), whole(TILES, 2), whole(-(-S // 4) + 8 if backward else 0, 5),

@@ -21,7 +21,7 @@ from .matmul import ROWS, WIDTH, address, copy_panel, pack, panel_bytes, panels_
 
 QUERIES = 32                # queries in a block
 TILES = -(-QUERIES // ROWS)
-ROUND = 64                  # rows of scores are multiples of it: what remains of a loop over vectors is slow
+ROUND = 16                  # loops over a row go over multiples of it: what remains of a loop over vectors is slow
 
 
 @jit
@@ -82,6 +82,16 @@ def _hide(row, seen, place, spans, S):
             seen[place[start]:place[start] + end - start] = 1
     for j in range(row.size):
         row[j] = row[j] if seen[j] else -np.inf
+
+
+@jit
+def _rounded(row, start, end):
+    """Whole vectors of a row in which start to end lie, if anything does; zeros are put into the others."""
+    low = start // ROUND * ROUND if start < end else 0
+    high = min(low - (low - end) // ROUND * ROUND, row.size) if start < end else 0
+    row[:low] = 0
+    row[high:] = 0
+    return low, high
 
 
 @jit
@@ -252,13 +262,15 @@ def _forward(scratch, y, lse, q, k, v, spans, scale):
                         row[:] = number
                         lse[b, h, first + i] = nothing
                         continue
+                    low_, high_ = _rounded(row, start, end)
+                    row, start, end = row[low_:high_], start - low_, end - low_
                     total = number
-                    for j in range(W):
+                    for j in range(row.size):
                         e = exp((row[j] - top) * scale) if start <= j < end else number
                         row[j] = e
                         total += e
                     share = real(1) / total
-                    for j in range(W):
+                    for j in range(row.size):
                         row[j] *= share
                     lse[b, h, first + i] = top * scale + np.log(total)
                 _over_keys(number, size, _corner(y, b, first, h), y_row, P_, pitch, panels_at(scratch.rows) + (low - origin) * 2 * WIDTH,
@@ -313,7 +325,10 @@ def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
                     mean = number
                     for c in range(D):
                         mean += dy[b, first + i, h, c] * y[b, first + i, h, c]
-                    for j in range(W):
+                    low_, high_ = _rounded(row, start, end)
+                    _rounded(drow, start, end)
+                    row, drow, start, end = row[low_:high_], drow[low_:high_], start - low_, end - low_
+                    for j in range(row.size):
                         seen = start <= j < end
                         p = exp(row[j] * scale - norm) if seen else number
                         row[j] = p

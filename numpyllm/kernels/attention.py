@@ -379,7 +379,8 @@ def _scratch(spans, T, S, D, dtype, backward):
                    panels_for(D, S, dtype) if backward else nothing, panels_for(S, D, dtype),
                    panels_for(rows, WIDTH // dtype.itemsize, dtype) if backward else nothing,
                    whole(rows, 2), whole(TILES, 2), whole(-(-S // 4) + 8 if backward else 0, 5),
-                   empty((4 if backward else 2, S, D) if several else (0, 0, 0), dtype), *(whole(S if several else 0) for _ in range(3)))
+                   empty((4 if backward else 2, S, D) if several else (0, 0, 0), dtype), *(whole(S if several else 0) for _ in range(2)),
+                   empty((S if several else 0,), np.dtype(np.uint8)))
 
 
 def _rowwise(x):

@@ -86,7 +86,10 @@ def _hide(row, seen, place, spans, S):
 
 @jit
 def _rounded(row, start, end):
-    """Whole vectors of a row in which start to end lie, if anything does; zeros are put into the others."""
+    """Where whole vectors of a row begin and end that hold start to end, if anything does; zeros are put into the others.
+
+    Loops then go over this part of the row: over indices that do not begin at 0 LLVM makes no vectors.
+    """
     low = start // ROUND * ROUND if start < end else 0
     high = min(low - (low - end) // ROUND * ROUND, row.size) if start < end else 0
     row[:low] = 0
@@ -223,7 +226,7 @@ def _pack(scratch, k, v, backward):
 
 @jit
 def _forward(scratch, y, lse, q, k, v, spans, scale):
-    """spans (1 or B, T, M, 2). Most loops run over whole rows, hidden keys and all: faster than to stop at each row's length."""
+    """spans (1 or B, T, M, 2)."""
     scores, bounds, tiles = scratch.scores, scratch.bounds, scratch.tiles
     B, T, H, D = q.shape
     S, size, group = k.shape[1], q.itemsize, H // k.shape[2]
@@ -248,8 +251,8 @@ def _forward(scratch, y, lse, q, k, v, spans, scale):
                     continue
                 W = -(-K // ROUND) * ROUND
                 pitch = W + WIDTH // size
-                _times_keys(number, size, P_, pitch, _corner(q, b, first, h), q_row,
-                            panels_at(scratch.k_columns) + (low - origin) * size // (2 * WIDTH) * panel_bytes(D, size), tiles, Q, K, D)  # (1)
+                columns = panels_at(scratch.k_columns) + (low - origin) * size // (2 * WIDTH) * panel_bytes(D, size)
+                _times_keys(number, size, P_, pitch, _corner(q, b, first, h), q_row, columns, tiles, Q, K, D)       # (1)
                 for i in range(Q):                                                                  # (2) (3)
                     row = scores[i * pitch:i * pitch + W]
                     start, end = bounds[i, 0], bounds[i, 1]
@@ -262,8 +265,8 @@ def _forward(scratch, y, lse, q, k, v, spans, scale):
                         row[:] = number
                         lse[b, h, first + i] = nothing
                         continue
-                    low_, high_ = _rounded(row, start, end)
-                    row, start, end = row[low_:high_], start - low_, end - low_
+                    at, stop = _rounded(row, start, end)
+                    row, start, end = row[at:stop], start - at, end - at
                     total = number
                     for j in range(row.size):
                         e = exp((row[j] - top) * scale) if start <= j < end else number
@@ -325,9 +328,9 @@ def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
                     mean = number
                     for c in range(D):
                         mean += dy[b, first + i, h, c] * y[b, first + i, h, c]
-                    low_, high_ = _rounded(row, start, end)
+                    at, stop = _rounded(row, start, end)
                     _rounded(drow, start, end)
-                    row, drow, start, end = row[low_:high_], drow[low_:high_], start - low_, end - low_
+                    row, drow, start, end = row[at:stop], drow[at:stop], start - at, end - at
                     for j in range(row.size):
                         seen = start <= j < end
                         p = exp(row[j] * scale - norm) if seen else number

@@ -8,10 +8,33 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..data import read_records, text_field
+from ..data import read_records, split_by_content, text_field
 from ..data.permutation import ROUNDS, Permutation
 from ..errors import InputError
 from ..random import generator
+from ..tokenizer.base import Tokenizer
+from .templates import Template, encode, ending
+
+
+class Form(NamedTuple):
+    """How prompts and answers are written down for one model."""
+
+    template: Template
+    tokenizer: Tokenizer
+    block_size: int
+
+    def encode(self, prompt, answer):
+        """-> ids, targets (T), as templates.encode."""
+        return encode(self.template.prompt(prompt), answer, self.tokenizer, self.block_size, stop=self.template.stop)
+
+    def prompt_ids(self, prompt):
+        """The tokens that stand before an answer, a list."""
+        return self.tokenizer.encode(self.template.prompt(prompt), allowed_special="all")
+
+    @property
+    def ending(self):
+        """templates.Ending of answers."""
+        return ending(self.tokenizer, self.template.stop)
 
 
 class Preference(NamedTuple):
@@ -26,19 +49,26 @@ class EncodedPair(NamedTuple):
     rejected: tuple
 
 
-def read_preferences(path, encode, *, skip_bad=False, skipped=None):
-    """The pairs of a file with the fields prompt, chosen, rejected (data.read_records): a list of EncodedPair.
-
-    encode(prompt, answer) -> ids, targets. InputError, with file and line, for what cannot be used, unless skip_bad; then messages
-    are appended to `skipped`. Encode's InputErrors (an answer that is too long, say) are about the record, too.
-    """
+def read_preferences(path, form, *, skip_bad=False, skipped=None):
+    """The pairs of a file with the fields prompt, chosen, rejected: a list of EncodedPair. skip_bad, skipped, and InputError with the
+    line of the file, for what is too long as well: as data.read_records."""
     def parse(fields):
         pair = Preference(*(text_field(fields, name) for name in Preference._fields))
         if pair.chosen == pair.rejected:
             raise InputError("chosen and rejected must differ, they are the same: such a pair says nothing")
-        return EncodedPair(pair, encode(pair.prompt, pair.chosen), encode(pair.prompt, pair.rejected))
+        return EncodedPair(pair, *(form.encode(pair.prompt, answer) for answer in pair[1:]))
 
     return read_records(path, parse, columns=Preference._fields, skip_bad=skip_bad, skipped=skipped)
+
+
+def hold_out(examples, fraction, *, key, seed=0):
+    """-> examples to train on, examples held out: by key(example), the prompt's text, so that no prompt is in both. InputError if either
+    would be empty."""
+    train, held_out = split_by_content(examples, fraction, key=key, seed=seed)
+    if not train or not held_out:
+        raise InputError(f"there must be prompts to train on and others to hold out, val_fraction={fraction:g} makes {len(train)} examples "
+                         f"and {len(held_out)}: give more examples or another val_fraction")
+    return train, held_out
 
 
 class Pairs:
@@ -94,7 +124,7 @@ def filled_up(rows, value):
 
 class PreferenceEvaluation(NamedTuple):
     loss: float             # mean, nats a pair; ln 2 for who does not know
-    accuracy: float         # share of the pairs whose chosen answer has the higher reward
+    accuracy: float         # share of the pairs whose chosen answer has the higher reward; equal ones count half
     margin: float           # mean reward of the chosen answer less that of the rejected one
     chosen: float           # mean rewards
     rejected: float
@@ -117,5 +147,5 @@ def evaluate_pairs(objective, pairs, batch_size):
         rewards.append(found)
         loss += float(batch_loss)
     chosen, rejected = np.concatenate(rewards).T
-    return PreferenceEvaluation(loss / len(pairs), float((chosen > rejected).mean()), float((chosen - rejected).mean()),
+    return PreferenceEvaluation(loss / len(pairs), float((chosen > rejected).mean() + (chosen == rejected).mean() / 2), float((chosen - rejected).mean()),
                                 float(chosen.mean()), float(rejected.mean()), len(pairs))

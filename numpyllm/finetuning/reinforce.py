@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data import read_records, text_field
 from ..errors import InputError
-from ..inference import Continuation, continue_many, make_decoder
+from ..inference import Continuation, Sampling, TextStream, continue_many, make_decoder
 from ..ops import policy_gradient_backward, policy_gradient_forward
 from ..workspace import mark, release
 from .preferences import filled_up, shuffled
@@ -59,14 +59,15 @@ class Reinforce:
         return loss, len(ids)
 
 
-def read_prompts(path, encode, most, *, skip_bad=False, skipped=None):
+def read_prompts(path, form, most, *, skip_bad=False, skipped=None):
     """The prompts of a file with a field `prompt` (others are not read): a list of Prompt, each only once.
 
-    encode(prompt, answer) -> ids, targets; most: tokens that a prompt may have. InputError, with file and line, as read_preferences.
+    most: tokens that a prompt may have, as it is written. skip_bad, skipped, and InputError with the line of the file: as
+    data.read_records.
     """
     def parse(fields):
         prompt = text_field(fields, "prompt")
-        ids = prompt_ids(encode, prompt)
+        ids = form.prompt_ids(prompt)
         if len(ids) > most:
             raise InputError(f"a prompt must leave room for an answer: it may have {most} tokens, it has {len(ids)}")
         return Prompt(prompt, ids)
@@ -74,23 +75,34 @@ def read_prompts(path, encode, most, *, skip_bad=False, skipped=None):
     return list({prompt.text: prompt for prompt in read_records(path, parse, columns=("prompt",), skip_bad=skip_bad, skipped=skipped)}.values())
 
 
-def prompt_ids(encode, prompt):
-    """The tokens that stand before an answer to this prompt, as a list."""
-    ids, targets = encode(prompt, ".")
-    return [int(i) for i in ids[:np.flatnonzero(np.asarray(targets) != -1)[0] + 1]]
+class Answer(NamedTuple):
+    """What a model drew."""
+
+    prompt: list            # ids
+    tokens: list            # ids, the end among them if it was reached
+    text: str               # without the end
+    ended: bool             # False: it was cut off
 
 
-def sample_answers(model, prompts, max_new_tokens, *, seed, tokenizer, sampling=None):
-    """An answer to each of these Prompts, drawn from the model itself (temperature 1, nothing cut off) -> Continuations, ended.
+def sample_answers(model, prompts, form, max_new_tokens, *, seed, **sampling):
+    """An Answer to each of these Prompts, drawn side by side; by default from the model itself: temperature 1, nothing left out.
 
-    Answer i draws as index i of the seed. It ends before the tokenizer's end of text.
+    Answer i draws as index i of the seed. sampling: the fields of Sampling.
     """
-    how = {} if sampling is None else {"sampling": sampling}
-    texts = [Continuation(prompt.ids, max_new_tokens, seed=seed, index=i, stop_token=tokenizer.eot_token, n_vocab=tokenizer.n_vocab, **how)
-             for i, prompt in enumerate(prompts)]
+    end, tokenizer = form.ending, form.tokenizer
+    texts = [Continuation(prompt.ids, max_new_tokens, seed=seed, index=i, stop_token=end.token, n_vocab=tokenizer.n_vocab,
+                          sampling=Sampling(**sampling)) for i, prompt in enumerate(prompts)]
+    streams, said = [TextStream(tokenizer, end.stops) for _ in texts], [""] * len(texts)
+
+    def over(i):
+        said[i] += streams[i].feed(texts[i].tokens[-1])
+        return streams[i].stopped
+
     with make_decoder(model, sequences=len(texts)) as decoder:
-        continue_many(decoder, texts)
-    return texts
+        continue_many(decoder, texts, over=over)
+    return [Answer(text.prompt, text.tokens + ([end.token] if text.finish_reason == "stop" and end.token is not None else []),
+                   begun + stream.flush(), text.finish_reason == "stop")
+            for text, begun, stream in zip(texts, said, streams, strict=True)]
 
 
 def advantages(rewards, answers_each, baseline):
@@ -132,13 +144,13 @@ class Rollouts:
     model, reference    the model that is trained, and the one to stay near (not the same arrays)
     prompts             a list of Prompt; each step takes the next ones of a shuffled row
     reward              (prompts, answers), two lists of texts -> (N) numbers
-    tokenizer           the model's: an answer ends with its end of text, if it has one
+    form                how they are written for this model (preferences.Form)
     batch_size          answers in a batch: batch_size / answers_each prompts
     baseline            one of BASELINES (see advantages)
     Raises InputError for sizes that do not fit together, and for rewards that are no numbers.
     """
 
-    def __init__(self, model, reference, prompts, reward, tokenizer, *, batch_size, seed, answers_each=4, max_new_tokens=32,
+    def __init__(self, model, reference, prompts, reward, form, *, batch_size, seed, answers_each=4, max_new_tokens=32,
                  baseline="leave_one_out", micro_batches=1):
         if baseline not in BASELINES:
             raise InputError(f"baseline must be one of {', '.join(BASELINES)}, got {baseline!r}")
@@ -149,11 +161,10 @@ class Rollouts:
         if max_new_tokens < 1 or max(len(prompt.ids) for prompt in prompts) + max_new_tokens > model.config.block_size:
             raise InputError(f"max_new_tokens must be at least 1, and behind the longest prompt, of {max(len(p.ids) for p in prompts)} tokens, fit "
                              f"into block_size={model.config.block_size}, got {max_new_tokens}")
-        self.model, self.reference, self.prompts, self.reward, self.tokenizer = model, reference, prompts, reward, tokenizer
+        self.model, self.reference, self.prompts, self.reward, self.form = model, reference, prompts, reward, form
         self.batch_size, self.seed, self.answers_each, self.max_new_tokens = batch_size, seed, answers_each, max_new_tokens
         self.baseline, self.micro_batches = baseline, micro_batches
         self.measured = None        # of the last batch
-        self.shown = None           # its first prompt and answer
 
     def __call__(self, step, micro=0):
         n = self.batch_size // self.answers_each
@@ -176,20 +187,18 @@ class Rollouts:
 
     def _ask(self, prompts, seed):
         """-> ids, targets, reference (B, T), rewards (B): of an answer to each prompt."""
-        texts = sample_answers(self.model, prompts, self.max_new_tokens, seed=seed, tokenizer=self.tokenizer)
-        answers = [self.tokenizer.decode(text.tokens) for text in texts]
-        rewards = np.asarray(self.reward([prompt.text for prompt in prompts], answers), np.float64)
-        if rewards.shape != (len(texts),) or not np.isfinite(rewards).all():
-            raise InputError(f"a reward must give a finite number for each of {len(texts)} answers, got {rewards}")
-        ids, targets = answer_rows(texts, self.tokenizer.eot_token)
+        answers = sample_answers(self.model, prompts, self.form, self.max_new_tokens, seed=seed)
+        rewards = np.asarray(self.reward([prompt.text for prompt in prompts], [answer.text for answer in answers]), np.float64)
+        if rewards.shape != (len(answers),) or not np.isfinite(rewards).all():
+            raise InputError(f"a reward must give a finite number for each of {len(answers)} answers, got {rewards}")
+        ids, targets = answer_rows(answers)
         reference, logprobs = self.reference.logprobs(ids, targets), self.model.logprobs(ids, targets)
         counted, log_ratio = targets != -1, (reference - logprobs).astype(np.float64)
         with np.errstate(over="ignore"):
-            kl = float((np.expm1(log_ratio) - log_ratio).sum()) / len(texts)
+            kl = float((np.expm1(log_ratio) - log_ratio).sum()) / len(answers)
         self.measured = Measured(float(rewards.mean()), kl,
-                                 float(-logprobs.sum(dtype=np.float64) / counted.sum()), float(counted.sum() / len(texts)),
-                                 float(np.mean([text.finish_reason == "stop" for text in texts])))
-        self.shown = prompts[0].text, answers[0]
+                                 float(-logprobs.sum(dtype=np.float64) / counted.sum()), float(counted.sum() / len(answers)),
+                                 float(np.mean([answer.ended for answer in answers])))
         return ids, targets, reference, rewards
 
 
@@ -209,8 +218,7 @@ class Evaluation(NamedTuple):
         return {"val/loss": self.loss} | self.measured.metrics("val")
 
 
-def answer_rows(texts, stop_token):
-    """Ended Continuations -> ids, targets (B, T). An answer's end is among its targets where the model chose it: that is learnt, too."""
-    rows = [[*text.prompt, *text.tokens, *([stop_token] if text.finish_reason == "stop" else [])] for text in texts]
-    asked = [[-1] * (len(text.prompt) - 1) + row[len(text.prompt):] for text, row in zip(texts, rows, strict=True)]
-    return filled_up([row[:-1] for row in rows], 0), filled_up(asked, -1)
+def answer_rows(answers):
+    """Answers -> ids, targets (B, T): all that the model chose is asked for, the end too where it chose that."""
+    return (filled_up([[*answer.prompt, *answer.tokens][:-1] for answer in answers], 0),
+            filled_up([[-1] * (len(answer.prompt) - 1) + answer.tokens for answer in answers], -1))

@@ -46,8 +46,9 @@ class Trainer:
 
     train and validation are tokens (n), or sources of batches: source(step, micro) -> ids, targets (batch_size, T) and what else the
     objective takes, a pure function. The objective is what is minimised, by default the model's own loss (Replicas says what it
-    must have). A source that has metrics() is asked for more to log of a step. evaluate() -> something with a loss, metrics() and a text, by default evaluate.py's. run_folder is a RunFolder or None (nothing is written), sample(model) -> str is shown at each evaluation, facts
-    is kept in the checkpoint (where the text came from, say), observers are told what happens (observer.py). Raises
+    must have). A source that has metrics() is asked for more to log of a step. evaluate() -> something with a loss, metrics() and a
+    text, by default evaluate.py's. run_folder is a RunFolder or None (nothing is written), sample(model) -> str is shown at each
+    evaluation, facts is kept in the checkpoint (where the text came from, say), observers are told what happens (observer.py). Raises
     InputError if a text is shorter than one context.
     """
 

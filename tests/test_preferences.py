@@ -16,13 +16,14 @@ from numpyllm.finetuning.preferences import (EncodedPair, Form, PairBatches, Pai
                                              shuffled)
 from numpyllm.finetuning.reinforce import (BASELINES, Prompt, Reinforce, Rollouts, advantages, answer_rows, read_prompts,
                                            sample_answers)
+from numpyllm.finetuning.reward_model import BradleyTerry, ModelReward
 from numpyllm.finetuning.rewards import FunctionReward, reward_function
 from numpyllm.finetuning.templates import TEMPLATES
 from numpyllm.gradcheck import assert_ok, check_gradients, directional_derivative
-from numpyllm.models import GPT, LSTMLM, GPTConfig, LSTMConfig
+from numpyllm.models import GPT, LSTMLM, GPTClassifier, GPTConfig, LSTMConfig
 from numpyllm.random import Draws
 from numpyllm.tokenizer import BytePairTokenizer, CharacterTokenizer
-from numpyllm.training import RunFolder, TrainConfig, Trainer, newest_checkpoint
+from numpyllm.training import AdamW, RunFolder, TrainConfig, Trainer, newest_checkpoint
 from numpyllm.training.replicas import Replicas
 
 TOKENIZER = CharacterTokenizer.train("abcdefghij ABC.\n?#")
@@ -173,16 +174,21 @@ def dpo_batch(rng, V=11):
 
 
 OBJECTIVES = {"DPO": (lambda model: DPO(model, beta=0.6, label_smoothing=0.1), dpo_batch),
-              "REINFORCE": (lambda model: Reinforce(model, kl=0.3), reinforce_batch)}
+              "REINFORCE": (lambda model: Reinforce(model, kl=0.3), reinforce_batch),
+              "reward": (lambda model: BradleyTerry(model, label_smoothing=0.1), lambda rng: dpo_batch(rng)[:2])}
 MODELS = {"GPT": lambda **o: GPT(GPTConfig(n_layer=2, n_head=2, n_embd=8, block_size=8, vocab_size=11, **o), dtype=np.float64),
           "LSTM": lambda **o: LSTMLM(LSTMConfig(n_layer=2, n_embd=8, block_size=8, vocab_size=11, **o), dtype=np.float64)}
 
 
-@pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("name", OBJECTIVES)
+def model_for(name, **options):
+    model = MODELS["GPT"](**options)
+    return GPTClassifier.from_gpt(model, 1) if name == "reward" else model
+
+
+@pytest.mark.parametrize("name, kind", [*((name, "GPT") for name in OBJECTIVES), ("DPO", "LSTM"), ("REINFORCE", "LSTM")])
 def test_gradients_of_objectives_against_the_complex_step(name, kind):
     make, some = OBJECTIVES[name]
-    model, rng = MODELS[kind](), np.random.default_rng(0)
+    model, rng = model_for(name) if kind == "GPT" else MODELS[kind](), np.random.default_rng(0)
     model.parameters.data[...] = 0.5 * rng.standard_normal(model.parameters.data.shape)
     batch, shadow = some(rng), make(model.astype(np.complex128))
     loss, grad = gradients(make(model), *batch, scale=1.0)
@@ -203,10 +209,8 @@ def test_one_replica_and_two_do_the_same(name):
     make, some = OBJECTIVES[name]
     found = []
     for n in (1, 2):
-        model = MODELS["GPT"](dropout=0.2)
-        trainer_like = TRAIN.__class__(learning_rate=1e-2, threads=n)
-        from numpyllm.training.optimizer import OPTIMIZERS
-        optimizer = OPTIMIZERS["adamw"](trainer_like, model.parameters, model.ops)
+        model = model_for(name, dropout=0.2)
+        optimizer = AdamW(model.parameters, model.ops, beta1=0.9, beta2=0.99, weight_decay=0.0)
         replicas = Replicas(make(model), n)
         rng = np.random.default_rng(1)
         losses = [replicas.step([some(rng), some(rng)], optimizer, lr=1e-2, grad_clip=1.0,
@@ -254,6 +258,32 @@ def test_dpo_learns_what_is_preferred(backend):
     found = trainer.evaluate()
     assert found.accuracy == 1 and found.loss < 0.5 and found.margin == pytest.approx(found.chosen - found.rejected, rel=1e-6)
     assert trainer.best[0] == found.loss
+
+
+def test_a_reward_model_learns_the_order_and_can_be_asked():
+    model = GPTClassifier.from_gpt(tiny(ops=kernels), 1)
+    train, held_out = Pairs(ENCODED[:20]), Pairs(ENCODED[20:])
+    objective = BradleyTerry(model)
+    trainer = Trainer(model, TRAIN, PairBatches(train, batch_size=8, seed=0), None, TOKENIZER, objective=objective,
+                      evaluate=lambda: evaluate_pairs(objective, held_out, 4), log=lambda line: None)
+    before = trainer.evaluate()
+    trainer.run()
+    found = trainer.evaluate()
+    assert found.accuracy == 1 and found.loss < before.loss / 2
+    rewards, _ = objective.judge(*held_out.rows(np.arange(2)))
+    prompts = [p.replace("e", "d").replace("f", "d") for p in PROMPTS[20:22]]
+    answers = [p[:2] + "." for p in prompts] + [p.upper()[:2].replace("D", "A") + " abc" for p in prompts]
+    assert np.allclose(ModelReward(model, FORM, batch_size=3)(prompts * 2, answers), rewards.T.reshape(-1), atol=1e-5)
+    assert np.isfinite(ModelReward(model, FORM)(["ab"], [""])).all()                    # a model may say nothing
+
+
+def test_a_reward_is_read_at_the_end_of_the_answer_whatever_the_padding():
+    model, pairs = GPTClassifier.from_gpt(tiny(dtype=np.float64), 1, seed=4), Pairs(ENCODED[:6])
+    model.parameters["classifier.w"][...] = np.random.default_rng(0).standard_normal((16, 1))
+    rewards, _ = BradleyTerry(model).judge(pairs.ids, pairs.targets)
+    for i, pair in enumerate(ENCODED[:6]):
+        for k, (ids, _) in enumerate((pair.chosen, pair.rejected)):
+            assert model.logits(ids[None], np.array([len(ids)]))[0, 0] == pytest.approx(rewards[i, k], rel=1e-12)
 
 
 def run_of(folder, steps, config=TRAIN):
@@ -432,7 +462,8 @@ def test_every_pair_comes_once_an_epoch():
 
 @pytest.mark.parametrize("make, message", [
     (lambda m: DPO(m, beta=0), "beta must be positive"), (lambda m: DPO(m, label_smoothing=0.5), "below 0.5"),
-    (lambda m: Reinforce(m, kl=-1), "at least 0"),
+    (lambda m: Reinforce(m, kl=-1), "at least 0"), (BradleyTerry, "must be a reward model, .*got another GPT"),
+    (lambda m: ModelReward(GPTClassifier.from_gpt(m, 2), FORM), "a reward must be a reward model"),
     (lambda m: Rollouts(m, m, ASKED, None, FORM, batch_size=6, seed=0), "must be a multiple"),
     (lambda m: Rollouts(m, m, ASKED, None, FORM, batch_size=6, seed=0, answers_each=1), "needs at least 2 answers"),
     (lambda m: Rollouts(m, m, ASKED, None, FORM, batch_size=8, seed=0, max_new_tokens=35), "behind the longest prompt"),

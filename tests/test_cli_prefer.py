@@ -37,8 +37,8 @@ def metrics(folder):
 
 
 def test_dpo(begun, capsys):
-    assert prefer(begun, "dpo", "--beta", "0.3", "--max_new_tokens", "5") == 2              # of another method
-    assert "--method dpo has no max_new_tokens" in capsys.readouterr().err
+    assert prefer(begun, "dpo", "--beta", "0.3", "--kl", "5") == 2              # of another method
+    assert "--method dpo has no kl" in capsys.readouterr().err
     assert prefer(begun, "dpo", "--beta", "0.3") == 0
     said = capsys.readouterr().out
     assert "log-probabilities of all answers in the model as it is" in said and "pairs in the right order" in said

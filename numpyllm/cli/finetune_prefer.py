@@ -25,7 +25,7 @@ METHODS = {
     "reinforce": "the model itself, from prompts alone, by the reward of what it answers",
 }
 KEPT = ("method", "template", "beta", "label_smoothing", "reward", "kl", "baseline", "answers_each", "max_new_tokens", "show")
-OF_PAIRS, OF_REWARDS = {"beta", "label_smoothing"}, {"reward", "kl", "baseline", "answers_each", "max_new_tokens"}
+OF_PAIRS, OF_REWARDS = {"beta", "label_smoothing"}, {"reward", "kl", "baseline", "answers_each"}
 FOREIGN = {"dpo": OF_REWARDS, "reward": OF_REWARDS | {"beta"}, "reinforce": OF_PAIRS}      # options that mean nothing to a method
 DEFAULTS = {"learning_rate": 5e-5, "spike_zscore": 0.0}
 
@@ -48,7 +48,7 @@ def add_options(parser, **settings):
     parser.add_argument("--template", choices=TEMPLATES, default=None,
                         help="how prompts and answers are written down (default: as the model learnt it, else plain)")
     parser.add_argument("--show", type=at_least(0), default=3, metavar="int", help="held-out prompts that are answered at each evaluation")
-    parser.add_argument("--max_new_tokens", type=at_least(1), default=32, help="reinforce: most tokens of an answer")
+    parser.add_argument("--max_new_tokens", type=at_least(1), default=32, help="most tokens of an answer that is drawn, or shown")
     pairs = parser.add_argument_group("dpo and reward")
     pairs.add_argument("--beta", type=float, default=0.1, help="dpo: how dear it is to move away from the model that it begins with")
     pairs.add_argument("--label_smoothing", type=float, default=0.0, help="so often a preference is the wrong way round")

@@ -22,13 +22,22 @@ def main(argv=None):
   numpyllm finetune instruct --model out/small --data instructions.json --max_iters 300
   numpyllm finetune instruct --model gpt2 --data chats.jsonl --template chat --lora_rank 8
   numpyllm generate --model out/instruct --template plain --prompt "What is a generator?" --temperature 0""")
-    add_finetuning_options(parser, data_help=DATA, out_dir="out/instruct")
+    add_options(parser)
+    return run(parser.parse_args(argv))
+
+
+def add_options(parser, *, out_dir="out/instruct", defaults=None):
+    """All options of the task; `defaults` of TrainConfig go before the usual ones."""
+    add_finetuning_options(parser, data_help=DATA, out_dir=out_dir, defaults=defaults)
     parser.add_argument("--template", choices=TEMPLATES, default="plain", help="how instructions are written down for the model")
     parser.add_switch("--packing", default=True, help="fill rows with several examples, none of which sees another; if not, with padding")
     parser.add_switch("--truncate", help="cut off what is longer than the context, rather than call it bad")
     parser.add_argument("--show", type=at_least(0), default=3, metavar="int", help="held-out questions that are answered at each evaluation")
     parser.add_argument("--answer_tokens", type=at_least(1), default=64, metavar="int", help="most tokens of such an answer")
-    args = parser.parse_args(argv)
+
+
+def run(args):
+    """Train as parsed options say -> exit code."""
     opened = open_finetuning(args, "instruct", kept=KEPT)
     trainer = make_trainer(opened, args)
     if code := run_finetuning(opened, trainer):

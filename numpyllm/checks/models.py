@@ -3,7 +3,8 @@
 import numpy as np
 
 from .. import ops as text
-from ..models import GPT, LSTMLM, EncoderDecoder, EncoderDecoderConfig, GPTConfig, LoRA, LSTMConfig
+from ..models import (GPT, LSTMLM, EncoderDecoder, EncoderDecoderConfig, GPTClassifier, GPTClassifierConfig, GPTConfig, LoRA,
+                      LSTMConfig)
 from ..models.lora import is_adapter
 from ..random import Draws
 from .case import bound_case, even, lengths, some_targets
@@ -75,6 +76,29 @@ def _encoder_decoder(rng, z, ops, logits=False, n_layer=2, **choices):
     return bound_case(rng, lambda: EncoderDecoder(config, ops=ops), ops, call, back)
 
 
+def _classifier(rng, z, ops, logits=False, weighted=False, trainable=None, lora=None, **choices):
+    """Texts of several lengths in one batch; some have padding."""
+    K, size = z.F + 1, even(z.D) if choices.get("position") == "rotary" else z.D
+    config = GPTClassifierConfig(n_layer=2, n_head=z.H, n_embd=z.H * size, block_size=z.S, vocab_size=z.V, n_classes=K, **choices)
+    ids, ends, labels = rng.integers(0, z.V, (z.B, z.T)), lengths(rng, z, z.T), rng.integers(0, K, z.B)
+    draws, weights = Draws(0) if config.dropout else None, rng.uniform(0.5, 2, K) if weighted else None
+
+    def loss(model):
+        scores, _ = model.forward(ids, ends, draws)
+        losses, _, cache = text.cross_entropy_forward(scores, labels, per_row=True)
+        return (losses if weights is None else losses * weights[labels]).sum(), cache
+
+    def loss_back(model, dloss, cache):
+        model.loss_and_gradients(ids, ends, labels, scale=dloss, draws=draws)
+
+    if logits:
+        call, back = lambda model: model.forward(ids, ends, draws), lambda model, dy, cache: model.backward(dy, cache)
+    else:
+        call, back = loss, loss_back
+    options = {"class_weights": weights} | ({} if lora is None else {"lora": lora})
+    return bound_case(rng, lambda: GPTClassifier(config, ops=ops, **options), ops, call, back, trainable=trainable)
+
+
 MODELS = {
     "GPT, tied": _gpt,
     "GPT, tied, from logits": lambda *a: _gpt(*a, logits=True),
@@ -100,6 +124,15 @@ MODELS = {
     "GPT, as Llama, LoRA, head trained": lambda *a: _gpt(
         *a, position="rotary", norm="rmsnorm", mlp="swiglu", n_hidden=11, n_kv_head=1, bias=False, tied=False,
         lora=LoRA(rank=3, alpha=2.0, targets=("qkv", "gate", "up", "down")), trainable=lambda name: is_adapter(name) or name == "head.w"),
+    "GPTClassifier": _classifier,
+    "GPTClassifier, from logits": lambda *a: _classifier(*a, logits=True),
+    "GPTClassifier, class weights, dropout": lambda *a: _classifier(*a, weighted=True, dropout=0.3),
+    "GPTClassifier, head and last block trained": lambda *a: _classifier(
+        *a, weighted=True, trainable=lambda name: name.startswith(("blocks.1", "norm", "classifier"))),
+    "GPTClassifier, head alone trained": lambda *a: _classifier(*a, trainable=lambda name: name.startswith("classifier")),
+    "GPTClassifier, as Llama, LoRA": lambda *a: _classifier(
+        *a, position="rotary", norm="rmsnorm", mlp="swiglu", n_hidden=11, bias=False, lora=LoRA(rank=2, alpha=2.0, targets=("qkv", "gate")),
+        trainable=lambda name: is_adapter(name) or name.startswith("classifier")),
     "GPT, experts": lambda *a: _gpt(*a, n_expert=4, balance=0.7, n_hidden=3),
     "GPT, experts, from logits": lambda *a: _gpt(*a, n_expert=3, mlp="swiglu", n_hidden=2, bias=False, logits=True),
     "GPT, experts, post-norm, dropout, recomputed": lambda *a: _gpt(

@@ -11,6 +11,7 @@ from .arguments import guarded
 COMMANDS = {
     "train": "train a GPT on a text, by flags or a configuration's file",
     "finetune": "make a pre-trained model classify, follow instructions, prefer some answers to others",
+    "classify": "name the labels of texts with a model of numpyllm finetune classify",
     "report": "draw one run or several: an HTML page with curves, samples, settings",
     "doctor": "check this installation, this machine, a configuration or a model",
     "gradcheck": "check every hand-written gradient against numerical ones",

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..files import write_json
 from ..inference import generate_text
 from ..interop import load_model
-from ..models import ARCHITECTURES, GPTConfig, LSTMConfig, architecture_of
+from ..models import ARCHITECTURES, LANGUAGE_MODELS, GPTConfig, LSTMConfig, architecture_of
 from ..models.estimate import refuse_what_cannot_fit
 from ..tokenizer import BytePairTokenizer, CharacterTokenizer
 from ..training import RunFolder, TrainConfig, Trainer, load_checkpoint, newest_checkpoint
@@ -28,7 +28,7 @@ from .sources import open_source
 SIZES = ("n_layer", "n_head", "n_embd", "block_size", "bias", "tied", "exact_gelu", "norm_eps")
 OPTIONS = {
     "data": "text file, folder of them, or tokens: see numpyllm data (default: the embedded corpus)",
-    "architecture": f"{' or '.join(ARCHITECTURES)}; of the options in GPTConfig, an lstm has {', '.join(f.name for f in fields(LSTMConfig))}",
+    "architecture": f"{' or '.join(LANGUAGE_MODELS)}; of the options in GPTConfig, an lstm has {', '.join(f.name for f in fields(LSTMConfig))}",
     "tokenizer": "bpe or character, trained on the text; or a vocabulary's file",
     "init_from": "folder of a model to begin with, of its sizes and with its tokenizer: a run, or a GPT-2 in Hugging Face's layout",
     "out_dir": "folder of the run",
@@ -68,7 +68,7 @@ def add_run_options(parser, *, out_dir, data_help=OPTIONS["data"], sample_prompt
     """The options of a run beside its model's configuration and TrainConfig."""
     parser.add_argument("--data", default=None, metavar="PATH", help=data_help)
     parser.add_argument("--out_dir", default=out_dir, metavar="DIR", help=OPTIONS["out_dir"])
-    parser.add_argument("--architecture", choices=ARCHITECTURES, default="gpt", help=OPTIONS["architecture"])
+    parser.add_argument("--architecture", choices=LANGUAGE_MODELS, default="gpt", help=OPTIONS["architecture"])
     parser.add_argument("--backend", choices=BACKENDS, default="numba", help=OPTIONS["backend"])
     parser.add_argument("--resume", action="store_true", help="go on with the run in out_dir")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in out_dir")
@@ -124,7 +124,7 @@ def _the_same_kind(args, kind, whose):
 
 def _model_config(kind, args, **settings):
     """config_from for a model of this architecture. InputError for flags that are another's."""
-    known = {name: {field.name for field in fields(ARCHITECTURES[name].config)} for name in ARCHITECTURES}
+    known = {name: {field.name for field in fields(found.config)} for name, found in LANGUAGE_MODELS.items()}
     foreign = sorted(args.given & set().union(*known.values()) - known[kind])
     if foreign:
         raise InputError(f"the architecture {kind} has no {foreign[0]}, got --{foreign[0]} {getattr(args, foreign[0])}: leave it out")

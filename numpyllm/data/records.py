@@ -14,7 +14,7 @@ from ..files import read_bytes, short
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 
 
-def read_records(path, parse=dict, *, columns=(), header=None, kind=None, skip_bad=False, skipped=None):
+def read_records(path, parse=dict, *, columns=(), header=None, kind=None, skip_bad=False, skipped=None, places=None):
     """The records of a file as parse(fields) makes them, in order: a list.
 
     path      .csv: comma-separated, "quoted"; .tsv: tab-separated, never quoted; .jsonl, .ndjson: an object a line; .json: a list
@@ -25,6 +25,7 @@ def read_records(path, parse=dict, *, columns=(), header=None, kind=None, skip_b
     kind      what the file is, one of these suffixes, whatever its own
     skip_bad  leave out records that cannot be used, rather than refuse the file
     skipped   a list, to which messages about those are appended
+    places    a list, to which FILE:LINE of each example is appended
 
     InputError for a file that cannot be read, lacks a column, or holds nothing that can be used.
     """
@@ -43,6 +44,8 @@ def read_records(path, parse=dict, *, columns=(), header=None, kind=None, skip_b
                 if fields.get(name) is None:
                     raise InputError(f"must have a field {name!r}, it has {', '.join(map(repr, fields)) or 'none'}")
             examples.append(parse(fields))
+            if places is not None:
+                places.append(place)
         except InputError as error:
             message = f"{place}: {error}"
             if not skip_bad:

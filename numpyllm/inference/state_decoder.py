@@ -4,13 +4,14 @@ import numpy as np
 
 from .. import blas
 from ..errors import InputError
-from ..models import GPT
+from ..models import GPT, require_language_model
 from .decoder import Decoder
 from .weights import StoredWeights
 
 
 def make_decoder(model, **options):
-    """The Decoder that suits a model, with a cache or with a state; options as for Decoder."""
+    """The Decoder that suits a model, with a cache or with a state; options as for Decoder. InputError for one that continues no text."""
+    require_language_model(model, "what is to be decoded")
     return (Decoder if isinstance(model, GPT) else StateDecoder)(model, **options)
 
 

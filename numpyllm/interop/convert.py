@@ -6,7 +6,7 @@ from pathlib import Path
 from .. import ops as text
 from .. import training
 from ..errors import InputError
-from ..models import architecture_of
+from ..models import architecture_of, require_language_model
 from .llama2c import is_llama2c, load_llama2c
 from .pretrained import is_pretrained, load_pretrained
 
@@ -15,13 +15,14 @@ def load_model(folder, *, ops=text, dropout=None):
     """The model of a run (its newest), of a checkpoint, in Hugging Face's layout, or in a .bin of llama2.c -> model, tokenizer or None.
 
     dropout is for a model of theirs, which has several or none. Raises InputError as training.load_model, load_pretrained and
-    load_llama2c do.
+    load_llama2c do, and for a model that is no language model (training.load_model reads that).
     """
     if is_llama2c(folder):
         return load_llama2c(folder, ops=ops, dropout=dropout)
     if is_pretrained(folder):
         return load_pretrained(folder, ops=ops, dropout=dropout)
     model, tokenizer, _ = training.load_model(folder, ops=ops)
+    require_language_model(model, folder)
     return model, tokenizer
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from .. import tokenizer as tokenizers
 from ..errors import InputError
 from ..inference.weights import StoredWeights, check_kind, matrix_shapes
-from ..models import architecture_of
+from ..models import architecture_of, require_language_model
 from ..training.checkpoint import load_checkpoint, make_model, newest_checkpoint, restore, restore_parameters, save_checkpoint
 from .llama2c import is_llama2c, load_llama2c
 from .pretrained import is_pretrained, load_pretrained
@@ -46,6 +46,7 @@ def load_decodable(path, *, weights=None, ops):
     folder = newest_checkpoint(path)
     arrays, state, tokenizer_path = load_checkpoint(folder)
     model = make_model(state, folder, ops=ops)
+    require_language_model(model, path)
     kind = state.get("weights", "float32")
     check_kind(kind)
     if kind == "float32":

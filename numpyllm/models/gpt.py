@@ -136,8 +136,12 @@ class GPT(LanguageModel):
         self.spans = _pattern(config.attention, config.window)
         self.blocks = [_block(config, self.spans) for _ in range(config.n_layer)]
         self.norm = _norm(config)
-        self.head = Head(config.n_embd, config.vocab_size, tied_to=self.embedding if config.tied else None)
+        self._add_head()
         self._complete(ops, seed, dtype, parameters, trainable, lora)
+
+    def _add_head(self):
+        c = self.config
+        self.head = Head(c.n_embd, c.vocab_size, tied_to=self.embedding if c.tied else None)
 
     def past(self, sequences=1):
         """Room for the keys and values of so many sequences, for `step`."""

@@ -119,6 +119,11 @@ class LanguageModel(Layer):
         """What made this model such as it is, besides the config and the parameters."""
         return {"ops": self.ops, "recompute": self.recompute} | ({} if self.lora is None else {"lora": self.lora})
 
+    def toy_batch(self):
+        """A batch for `loss` of a model that knows at least two tokens: for who wants its kernels compiled."""
+        ids = np.ones((2, 3), np.int64)
+        return ids, ids
+
     def merged(self):
         """A plain model that does the same: LoRA's additions are in its matrices. Without LoRA, this model itself."""
         if self.lora is None:

@@ -3,8 +3,6 @@
 import time
 from dataclasses import replace
 
-import numpy as np
-
 from .. import blas
 from .. import ops as text
 from ..random import Draws
@@ -30,11 +28,10 @@ def compile_kernels(model, log=print, config=TrainConfig(), *, objective=None, b
         options = model.options()
         if "lora" in options:
             options["lora"] = replace(options["lora"], rank=2)
-        ids = np.ones((2, 3), np.int64)
         for trainable in (None, _lowest) if model.parameters.n_trainable < model.parameters.data.size else (None,):
             toy = type(model)(replace(model.config, **sizes), dtype=model.parameters.dtype, trainable=trainable, **options)
-            toy.loss(ids, ids)
-            toy.loss_and_gradients(ids, ids, draws=Draws(0))
+            toy.loss(*toy.toy_batch())
+            toy.loss_and_gradients(*toy.toy_batch(), draws=Draws(0))
             OPTIMIZERS[config.optimizer](config, toy.parameters, toy.ops).update(1e-3)
         if objective is not None:
             objective.loss_and_gradients(*(part[:2] for part in batch), scale=1.0, draws=Draws(0))

@@ -122,7 +122,7 @@ class Replicas:
         """
         if any(len(batch[0]) < len(self) for batch in micro_batches):
             raise ValueError(f"each of {len(self)} replicas needs a row of every micro-batch: use fewer replicas")
-        count = max(1, sum(self.models[0].count(*batch) for batch in micro_batches))
+        count = sum(self.models[0].count(*batch) for batch in micro_batches) or 1
         parameters = [model.parameters for model in self.models]
         squares = [None] * len(self)
         losses = [0.0] * len(self)

@@ -18,7 +18,7 @@ except ImportError:         # Windows: two runs in one folder go unnoticed there
     fcntl = None
 
 UNFINISHED = r"\.step_\d{8}\.\d+\.(tmp|old)|\.(latest|best)\.[0-9a-f]{8}\.tmp"      # what a killed process may leave
-LEFT = ("latest", "best", "metrics.jsonl", "samples.jsonl", "config.toml", "environment.json", "training.png", "report.html", "adapter",
+LEFT = ("latest", "best", "metrics.jsonl", "samples.jsonl", "config.toml", "environment.json", "training.png", "report.html", "adapter", "classification.json",
         "events.out.tfevents.*")        # what a run leaves in its folder, checkpoints apart
 
 

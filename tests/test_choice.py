@@ -64,9 +64,13 @@ def test_log_likelihoods_by_the_definition(make, most, batch_size):
 def test_no_logits_for_more_than_a_few_rows_at_once(monkeypatch):
     from numpyllm.evaluation import loglikelihood
     pairs = [([1, 2], list(range(40)))]
+    likeliest = [int(gpt().forward(np.array([[1, 2, 3, 4]]))[0][0, -1].argmax())]
+    pairs.append(([1, 2], [3, 4, *likeliest]))              # the last is the likeliest, the others are not
     whole = log_likelihoods(gpt(), pairs)
-    monkeypatch.setattr(loglikelihood, "ROWS", 7)
-    assert log_likelihoods(gpt(), pairs)[0].logprob == pytest.approx(whole[0].logprob, abs=1e-12)
+    for rows in 7, 1:
+        monkeypatch.setattr(loglikelihood, "ROWS", rows)
+        for one, expected in zip(log_likelihoods(gpt(), pairs), whole, strict=True):
+            assert one.logprob == pytest.approx(expected.logprob, abs=1e-12) and not one.greedy and not expected.greedy
 
 
 def test_what_cannot_be_scored_is_refused():
@@ -131,7 +135,7 @@ def test_examples_are_drawn_by_seed_and_never_the_question_itself():
     assert drawn == {(seed, i): [example.context for example in _draw(question, pool, keys, 3, seed, i)]
                      for seed in range(20) for i, question in enumerate(pool)}
     assert all(len(set(found)) == 3 and f"Question {i}?" not in found for (_, i), found in drawn.items())
-    assert len({tuple(found) for found in drawn.values()}) > 50
+    assert len({tuple(_draw(QUESTIONS[0], pool, keys, 3, 0, i)) for i in range(9)}) > 5      # each question has examples of its own
     twin = Question("  QUESTION 3? ", ("no", "yes"), 0)     # the same but for upper case and blanks
     assert all(_draw(twin, pool, keys, 7, seed, 0) and "Question 3?" not in [e.context for e in _draw(twin, pool, keys, 7, seed, 0)]
                for seed in range(9))

@@ -9,6 +9,7 @@ from strategies import seeds
 from numpyllm import kernels, ops
 from numpyllm.errors import InputError
 from numpyllm.inference import KINDS, Decoder, StoredWeights
+from numpyllm.inference.compiled import decode
 from numpyllm.inference.weights import from_bfloat16, to_bfloat16, to_int8
 from numpyllm.models import GPT, GPTConfig
 
@@ -64,6 +65,19 @@ def test_stored_weights_equal_the_model_that_has_them(kind, dtype):
     tolerance = 1e-6 if kind == "int8" and dtype == np.float64 else TOLERANCE[dtype]        # its scales are float32
     assert np.abs(np.array(logits) - whole[0, 2:]).max() < tolerance
     assert (kind == "float32") == (np.abs(whole - model.forward(ids[None])[0]).max() == 0)
+
+
+def test_tokens_of_any_strides_are_taken_by_what_is_compiled_already():
+    model = make(np.float32)
+    ids = ids_of(model, 3, 12)
+    whole, _ = model.forward(ids)
+    with Decoder(model, sequences=3) as decoder:
+        decoder.step(ids[:, 0].copy())
+        compiled = len(decode.signatures)
+        for t in range(1, 12):
+            assert np.abs(decoder.step(ids[:, t]) - whole[:, t]).max() < TOLERANCE[np.float32]
+        decoder.start(ids[0, ::2], 0)
+    assert len(decode.signatures) == compiled
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -130,6 +144,31 @@ def test_copies_and_cuts():
         assert decoder.length(0) == decoder.length(1) == 4
         whole, _ = model.forward(np.array([[1, 2, 3, 4, 5]]))
         assert np.abs(decoder.step([5, 5]) - whole[:, -1]).max() < 1e-12            # of the one cut and lengthened, and of the copy
+
+
+@pytest.mark.parametrize("backend", [ops, kernels])
+@pytest.mark.parametrize("position", ["learned", "rotary", "alibi"])
+def test_a_window_keeps_its_keys_and_few_others(position, backend):
+    model = make(ops=backend, block_size=400, attention="window", window=5, position=position)
+    ids = ids_of(model, 2, 400)
+    whole, _ = model.forward(ids)
+    same = lambda logits, expected: np.abs(logits - expected).max() < 1e-12
+    with Decoder(model, sequences=3, threads=2) as decoder:
+        causal = make(ops=backend, block_size=400).past(3)
+        assert decoder.past.keys.shape[3] == 4 + 64 and decoder.past.keys.nbytes < 0.2 * causal.keys.nbytes
+        assert same(decoder.start(ids[0, :150], 0), whole[0, 149])              # a prompt longer than the memory
+        assert same(decoder.start(ids[1, :3], 1), whole[1, 2])
+        for t in range(3, 300):
+            assert same(decoder.step([ids[1, t]], [1]), whole[1, t])            # over several removals
+        assert same(decoder.extend(ids[0, 150:250], 0), whole[0, 150:250])      # more than fit in at once
+        decoder.copy(0, 2)
+        for length in (250, 248, 120, 1, 0):                                    # near, further back than what is kept, to nothing
+            decoder.cut(length, 0)
+            assert decoder.length(0) == length
+            assert same(decoder.extend(ids[0, length:length + 70], 0), whole[0, length:length + 70])
+        assert same(decoder.step([ids[0, 250]], [2]), whole[0, 250])
+    past = model.past(2)
+    assert same(np.concatenate([model.step(ids[:, :201], past), model.step(ids[:, 201:], past)], axis=1), whole)
 
 
 def test_more_sequences_than_go_at_once():

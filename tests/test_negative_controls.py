@@ -151,6 +151,21 @@ def balance_pulls_what_counts_itself(dloss, cache, *, out=None):
     return ops.softmax_backward(dloss * np.broadcast_to(P, cache.p.shape), ops.SoftmaxCache(cache.p))
 
 
+def preferred_with_the_probability_of_the_preferred(dloss, cache, *, out=None):
+    """sigmoid(m) for sigmoid(-m): what is settled is pushed, what is wrong is not."""
+    return ops.bradley_terry_backward(dloss, cache._replace(margin=-cache.margin))
+
+
+def beta_on_one_side(dloss, cache, *, out=None):
+    dchosen, drejected = ops.dpo_backward(dloss, cache)
+    return dchosen, drejected / cache.beta
+
+
+def penalty_as_if_it_were_the_plain_log_ratio(dloss, cache, *, out=None):
+    """The gradient of kl (log p - log p_ref), whose expected value is zero: no penalty at all."""
+    return np.where(cache.counted, dloss * (cache.kl - cache.advantages), 0)
+
+
 CONTROLS = {    # case, op that is replaced, its broken form, tensors that must fail, methods that must see it
     "transposed dK": ("attention", "attention_backward", transposed_dk, {"k"}, ALL),
     "dropped mean term": ("layernorm", "layernorm_backward", dropped_mean_term, {"x"}, ALL),
@@ -173,6 +188,11 @@ CONTROLS = {    # case, op that is replaced, its broken form, tensors that must 
     "router that never learns": ("MixtureOfExperts, gated, dropout", "route_backward", router_that_never_learns, {"x", "router.w"}, ALL),
     "gates each for itself": ("route", "route_backward", gates_each_for_itself, {"scores"}, ALL),
     "balance of the wrong factor": ("MixtureOfExperts", "balance_backward", balance_pulls_what_counts_itself, {"x", "router.w"}, ALL),
+    "the preferred's probability": ("bradley_terry", "bradley_terry_backward", preferred_with_the_probability_of_the_preferred,
+                                    {"chosen", "rejected"}, ALL),
+    "beta on one side": ("dpo", "dpo_backward", beta_on_one_side, {"rejected"}, ALL),
+    "KL by the plain log ratio": ("policy_gradient, KL", "policy_gradient_backward", penalty_as_if_it_were_the_plain_log_ratio,
+                                  {"logprobs"}, ALL),
     "float32 accumulation": ("linear", "linear_backward", float32_accumulation, {"w"}, ("complex", "adjoint", "central adjoint")),
 }
 

@@ -172,6 +172,26 @@ def _frozen_head_loss(rng, z, ops):
                 {"h": rng.standard_normal((z.B, z.T, z.C))})
 
 
+def _bradley_terry(rng, z, ops, **how):
+    return Case(lambda chosen, rejected: ops.bradley_terry_forward(chosen, rejected, **how), ops.bradley_terry_backward,
+                {"chosen": 2 * rng.standard_normal(z.B), "rejected": 2 * rng.standard_normal(z.B)})
+
+
+def _dpo(rng, z, ops, **how):
+    """Log-probabilities of answers are sums of many, the reference's are near them."""
+    values = {name: -20 * rng.random(z.B) for name in ("chosen", "rejected")}
+    reference = [value + rng.standard_normal(z.B) for value in values.values()]
+    return Case(lambda chosen, rejected: ops.dpo_forward(chosen, rejected, *(value.astype(chosen.real.dtype) for value in reference), **how),
+                ops.dpo_backward, values)
+
+
+def _policy_gradient(rng, z, ops, **how):
+    logprobs, counted = -3 * rng.random((z.B, z.T)), rng.random((z.B, z.T)) < 0.7
+    constants = logprobs + rng.standard_normal((z.B, z.T)), rng.standard_normal(z.B)
+    return Case(lambda logprobs: ops.policy_gradient_forward(logprobs, *(value.astype(logprobs.real.dtype) for value in constants), counted, **how),
+                ops.policy_gradient_backward, {"logprobs": logprobs})
+
+
 OPS = {
     "linear": _linear,
     "linear, frozen": _frozen_linear,
@@ -226,4 +246,10 @@ OPS = {
     "head_loss, at once": lambda *a: _head_loss(*a, at_once=True),
     "head_loss, at once, frozen": _frozen_head_loss,
     "head_loss, at once, smoothed": lambda *a: _head_loss(*a, at_once=True, label_smoothing=0.2),
+    "bradley_terry": _bradley_terry,
+    "bradley_terry, smoothed": lambda *a: _bradley_terry(*a, label_smoothing=0.2),
+    "dpo": lambda *a: _dpo(*a, beta=0.7),
+    "dpo, smoothed": lambda *a: _dpo(*a, beta=0.7, label_smoothing=0.2),
+    "policy_gradient": _policy_gradient,
+    "policy_gradient, KL": lambda *a: _policy_gradient(*a, kl=0.7),
 }

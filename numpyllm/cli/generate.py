@@ -5,6 +5,7 @@ import time
 
 from ..backend import BACKENDS, load_backend
 from ..errors import InputError
+from ..finetuning.templates import TEMPLATES, Ending, ending
 from ..inference import KINDS, Continuation, Sampling, beam_search, make_decoder, stream
 from ..interop import load_decodable
 from .arguments import Parser, at_least
@@ -30,6 +31,8 @@ def main(argv=None):
     parser = Parser(prog="numpyllm generate", description="Continue a text with a trained model. The text comes as it is written.")
     add_decoding_options(parser)
     parser.add_argument("--prompt", default="\n", help="text to continue; - reads it from standard input")
+    parser.add_argument("--template", choices=TEMPLATES, default=None,
+                        help="the prompt is an instruction: write it down as numpyllm finetune instruct did, and end with the answer")
     parser.add_argument("--interactive", action="store_true", help="ask for one prompt after another, until end of file (Ctrl-D)")
     parser.add_argument("--max_new_tokens", type=at_least(0), default=200, help="most tokens to add")
     parser.add_argument("--num_samples", type=at_least(1), default=1, help="how many continuations")
@@ -64,25 +67,32 @@ def main(argv=None):
 
 
 def _answer(decoder, tokenizer, prompt, sampling, args):
-    """Print what continues one prompt."""
-    ids = tokenizer.encode(prompt, allowed_special="all")
-    said = "" if args.interactive else prompt
-    print(said, end="", flush=True)
+    """Print what continues one prompt, or answers it."""
+    said, asked, end = prompt, prompt, Ending([], tokenizer.eot_token, ())
+    if args.template:
+        template = TEMPLATES[args.template]
+        said, asked, end = f"{prompt.strip()}\n", template.prompt(prompt.strip()), ending(tokenizer, template.stop)
+    ids = tokenizer.encode(asked, allowed_special="all")
+    said = "" if args.interactive else said
     if args.beams:
-        best = beam_search(decoder, ids, args.max_new_tokens, beams=args.beams, stop_token=tokenizer.eot_token, n_vocab=tokenizer.n_vocab)[0]
-        print(tokenizer.decode(best.tokens))
+        if end.stops:
+            raise InputError(f"--beams ends a text at a token, and this tokenizer has none for the end of an answer, which is {end.stops[0]!r}: "
+                             "leave out --beams or --template")
+        best = beam_search(decoder, ids, args.max_new_tokens, beams=args.beams, stop_token=end.token, n_vocab=tokenizer.n_vocab)[0]
+        print(said + tokenizer.decode(best.tokens))
         return
+    print(said, end="", flush=True)
     for i in range(args.num_samples):
         if i:
             print(f"{'-' * 40}\n{said}", end="")
-        _write(decoder, tokenizer, Continuation(ids, args.max_new_tokens, sampling=sampling, seed=args.seed + i,
-                                                stop_token=tokenizer.eot_token, n_vocab=tokenizer.n_vocab), args)
+        _write(decoder, tokenizer, Continuation(ids, args.max_new_tokens, sampling=sampling, seed=args.seed + i, stop_token=end.token,
+                                                n_vocab=tokenizer.n_vocab), (*args.stop, *end.stops), args)
 
 
-def _write(decoder, tokenizer, text, args):
+def _write(decoder, tokenizer, text, stops, args):
     """Print a continuation as it comes, and on a terminal how quickly it came."""
     started = time.perf_counter()
-    for piece in stream(decoder, tokenizer, text, stops=args.stop, lookup=args.lookup):
+    for piece in stream(decoder, tokenizer, text, stops=stops, lookup=args.lookup):
         print(piece, end="", flush=True)
     print()
     if text.tokens and sys.stderr.isatty():

@@ -32,10 +32,16 @@ class CompiledStep:
 
     def __call__(self, tokens, sequences, positions, past):
         """tokens, sequences, positions: int64 (N) -> logits (N, V). Positions of one sequence come in their order."""
+        tokens = np.ascontiguousarray(tokens)                   # for other strides the kernel would be compiled anew
         logits = np.empty((len(tokens), self.vocab_size), self.dtype)
         for first in range(0, len(tokens), MOST):
             some = slice(first, first + MOST)
+            if past.window is not None:
+                for sequence in np.unique(sequences[some]):
+                    own = positions[some][sequences[some] == sequence]
+                    past.make_room(sequence, own[0], own[-1] + 1)
             rest = (self.threads, logits[some], tokens[some], sequences[some], positions[some], past.keys, past.values,
+                    past.first[sequences[some]],
                     self._matrices, self._scales, self._vectors, self._shared, self._choices)
             together(self._pool, self.threads, lambda rank, rest=rest: decode(rank, *rest), self._give_up)
         return logits

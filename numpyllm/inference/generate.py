@@ -51,11 +51,25 @@ def generate_many(model, prompts, max_new_tokens, *, seed=0, stop_token=None, **
     texts = [Continuation(ids, max_new_tokens, sampling=Sampling(**sampling), seed=seed, index=i, stop_token=stop_token)
              for i, ids in enumerate(prompts)]
     with open_decoder(model, len(texts)) as decoder:
-        chosen = {i: text.take(decoder.start(text.prompt, i)) for i, text in enumerate(texts)}
-        while active := {i: token for i, token in chosen.items() if texts[i].finish_reason is None}:
-            rows = decoder.step(list(active.values()), list(active))
-            chosen = {i: texts[i].take(logits) for i, logits in zip(active, rows, strict=True)}
+        continue_many(decoder, texts)
     return [text.tokens for text in texts]
+
+
+def continue_many(decoder, texts, *, over=lambda i: False):
+    """Continue several Continuations side by side, each to its end, with a Decoder that has room for them. over(i) is asked after each
+    token of text i: true ends it."""
+    rows, active = [decoder.start(text.prompt, i) for i, text in enumerate(texts)], list(range(len(texts)))
+    while active:
+        chosen = {}
+        for i, logits in zip(active, rows, strict=True):
+            token = texts[i].take(logits)
+            if token is not None and over(i):
+                texts[i].stop()
+            if texts[i].finish_reason is None:
+                chosen[i] = token
+        active = list(chosen)
+        if active:
+            rows = decoder.step(list(chosen.values()), active)
 
 
 def generate_text(model, tokenizer, prompt, max_new_tokens, **settings):

@@ -24,11 +24,11 @@ from .gpt import GPT, GPTConfig
 class GPTClassifierConfig(GPTConfig):
     """Those of the GPT, and the number of classes. Raises InputError as GPTConfig does."""
 
-    n_classes: int = option(2, "classes to choose from")
+    n_classes: int = option(2, "classes to choose from; 1: a number for a text, such as a reward")
 
     def __post_init__(self):
         super().__post_init__()
-        require_whole(self, 2, "n_classes")
+        require_whole(self, 1, "n_classes")
 
 
 class GPTClassifierCache(NamedTuple):
@@ -124,7 +124,7 @@ class GPTClassifier(GPT):
 
     def toy_batch(self):
         ids = np.ones((2, 3), np.int64)
-        return ids, np.array([3, 2]), np.array([0, 1])
+        return ids, np.array([3, 2]), np.array([0, self.config.n_classes - 1])
 
     def estimate(self, batch_size) -> Estimate:
         return estimate_classifier(self.config, batch_size, itemsize=self.parameters.dtype.itemsize)

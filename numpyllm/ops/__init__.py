@@ -26,6 +26,8 @@ from .lora import LoRACache, lora_backward, lora_forward
 from .lstm import LSTMCache, lstm_backward, lstm_forward
 from .mask import causal_spans, dense_mask, fixed_spans, padding_spans, prefix_spans, strided_spans, window_spans
 from .position import alibi_slopes, sinusoidal_positions
+from .preference import (BradleyTerryCache, DPOCache, PolicyGradientCache, bradley_terry_backward, bradley_terry_forward, dpo_backward,
+                         dpo_forward, policy_gradient_backward, policy_gradient_forward)
 from .residual import residual_backward, residual_forward
 from .rmsnorm import (RMSNormCache, residual_rmsnorm_backward, residual_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward)
 from .rotary import RotaryCache, rotary_angles, rotary_backward, rotary_forward

@@ -42,12 +42,12 @@ class SiluCache(NamedTuple):
 
 def silu_forward(x):
     """y = x sigmoid(x) (Elfwing et al. 2018; "swish" in Ramachandran et al. 2017). x (..., F) -> y (..., F), SiluCache."""
-    return x * _sigmoid(x), SiluCache(x)                                        # (1) (2)
+    return x * sigmoid(x), SiluCache(x)                                        # (1) (2)
 
 
 def silu_backward(dy, cache, *, out=None):
     """dy (..., F) -> dx (..., F). With p = sigmoid(x), p' = p (1 - p): dy/dx = p + x p (1 - p)."""
-    p = _sigmoid(cache.x)
+    p = sigmoid(cache.x)
     return deliver((dy * p * (1 + cache.x * (1 - p)),), out)                    # (2) (1)
 
 
@@ -69,7 +69,7 @@ def swiglu_backward(dy, cache, *, out=None):
     return deliver((silu_backward(dy * x, c_silu), dy * opened), out)           # (2) (1)
 
 
-def _sigmoid(x):
+def sigmoid(x):
     """1 / (1 + e^-x). Of e^-|x| only, which cannot overflow."""
     e = np.exp(np.where(x.real > 0, -x, x))
     return np.where(x.real > 0, 1, e) / (1 + e)

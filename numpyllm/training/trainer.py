@@ -46,8 +46,9 @@ class Trainer:
 
     train and validation are tokens (n), or sources of batches: source(step, micro) -> ids, targets (batch_size, T) and what else the
     objective takes, a pure function. The objective is what is minimised, by default the model's own loss (Replicas says what it
-    must have); evaluate() -> something with a loss, metrics() and a text, by default evaluate.py's. run_folder is a RunFolder or None (nothing is written), sample(model) -> str is shown at each evaluation, facts
-    is kept in the checkpoint (where the text came from, say), observers are told what happens (observer.py). Raises
+    must have). A source that has metrics() is asked for more to log of a step. evaluate() -> something with a loss, metrics() and a
+    text, by default evaluate.py's. run_folder is a RunFolder or None (nothing is written), sample(model) -> str is shown at each
+    evaluation, facts is kept in the checkpoint (where the text came from, say), observers are told what happens (observer.py). Raises
     InputError if a text is shorter than one context.
     """
 
@@ -226,11 +227,13 @@ class Trainer:
     def _report_step(self, result, seconds_left):
         width = len(str(self.config.max_iters))
         per_second = result.tokens / result.seconds
+        more = self.batches.metrics() if hasattr(self.batches, "metrics") else {}
         self.log(f"step {self.step:{width}}/{self.config.max_iters}  loss {result.loss:.4f}  lr {result.lr:.2e}  "
                  f"grad norm {result.grad_norm:6.3f}  {result.seconds * 1e3:5.0f} ms  {per_second:7,.0f} tokens/s  "
-                 f"{clock(seconds_left)} left" + ("" if result.updated else "  skipped: a spike"))
+                 f"{clock(seconds_left)} left" + "".join(f"  {name.rpartition('/')[2]} {value:.3f}" for name, value in more.items())
+                 + ("" if result.updated else "  skipped: a spike"))
         values = {"train/loss": result.loss, "train/lr": result.lr, "train/grad_norm": result.grad_norm,
-                  "train/tok_per_sec": per_second}
+                  "train/tok_per_sec": per_second} | more
         if not result.updated:
             values["train/skipped"] = 1.0
         if math.isfinite(result.grad_norm):

@@ -1,0 +1,98 @@
+"""Instructions and answers to learn from: read from files, encoded, held out; and answers that a model gives.
+
+    {"instruction": "Make it plural.", "input": "goose", "output": "geese"}         as Alpaca's; the input may be missing or empty
+    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...]}    every answer is learnt
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..data import read_records, split_by_content, text_field
+from ..errors import InputError
+from ..files import short
+from ..inference import Continuation, Sampling, make_decoder, stream
+from .templates import STOP, Message, check_order, encode_turns, ending
+
+COLUMNS = ("instruction", "output")     # of a file with columns; messages do not fit into one
+
+
+class Example(NamedTuple):
+    """A conversation to learn from."""
+
+    question: str           # the first one, with its input
+    turns: list             # of Turn
+    ids: np.ndarray         # (T)
+    targets: np.ndarray     # (T)   -1 where nothing is asked
+
+
+def read_instructions(path, template, tokenizer, block_size, *, truncate=False, skip_bad=False, skipped=None):
+    """The examples in a .json, .jsonl, .csv or .tsv file, as a template writes them: a list of Example.
+
+    truncate    cut off what does not fit into block_size tokens, rather than call the example bad
+    skip_bad, skipped, and InputError with the line of the file: as read_records
+    """
+    def parse(fields):
+        messages = _messages(fields)
+        for message in messages:
+            _check_content(message, tokenizer)
+        turns = template.turns(messages)
+        first = next(message for message in messages if message.role == "user")
+        return Example(f"{first.content}\n{first.input}".strip(), turns,
+                       *encode_turns(turns, tokenizer, block_size, stop=template.stop, truncate=truncate))
+
+    columns = COLUMNS if Path(path).suffix.lower() in (".csv", ".tsv") else ()
+    return read_records(path, parse, columns=columns, skip_bad=skip_bad, skipped=skipped)
+
+
+def hold_out(examples, fraction, *, seed=0):
+    """-> examples to train on, examples held out. No question that one has is in the other, in whatever case and with whatever blanks.
+    InputError if either would be empty."""
+    train, held_out = split_by_content(examples, fraction, key=lambda example: example.question, seed=seed)
+    if not train or not held_out:
+        raise InputError(f"there must be examples to train on and others to hold out, val_fraction={fraction:g} makes {len(train)} and "
+                         f"{len(held_out)}: give more examples or another val_fraction")
+    return train, held_out
+
+
+def generate_answers(model, tokenizer, prompts, max_new_tokens, *, stop=STOP, seed=0, **sampling):
+    """The answers to prompts, as a template writes these, each a text up to its end: the likeliest token each time, unless fields
+    of Sampling say otherwise."""
+    end, answers = ending(tokenizer, stop), []
+    with make_decoder(model) as decoder:
+        for prompt in prompts:
+            text = Continuation(tokenizer.encode(prompt, allowed_special="all"), max_new_tokens, stop_token=end.token, seed=seed,
+                                sampling=Sampling(**{"temperature": 0.0} | sampling), n_vocab=tokenizer.n_vocab)
+            answers.append("".join(stream(decoder, tokenizer, text, stops=end.stops)))
+    return answers
+
+
+def _messages(fields):
+    """A record -> list of Message, their order checked."""
+    if fields.get("messages") is None:
+        for name in COLUMNS:
+            if fields.get(name) is None:
+                raise InputError(f"must have a field {name!r}, or 'messages', it has {', '.join(map(repr, fields)) or 'none'}")
+        subject = "" if fields.get("input") is None else text_field(fields, "input", empty=True)
+        return [Message("user", text_field(fields, "instruction"), subject), Message("assistant", text_field(fields, "output"))]
+    messages = fields["messages"]
+    if not isinstance(messages, list):
+        raise InputError(f"messages must be a list, got {short(messages)}")
+    found = []
+    for number, message in enumerate(messages, 1):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise InputError(f"message {number} must be an object with role and content, got {short(message)}")
+        try:
+            found.append(Message(message["role"], text_field(message, "content")))
+        except InputError as error:
+            raise InputError(f"message {number}: {error}") from None
+    check_order(found)
+    return found
+
+
+def _check_content(message, tokenizer):
+    """InputError if it contains what is a control sign to this tokenizer: no text may end itself."""
+    for token in tokenizer.special_tokens:
+        if token in message.content or token in message.input:
+            raise InputError(f"the text of the {message.role} must not contain {token!r}, which is no text to this tokenizer: take it out")

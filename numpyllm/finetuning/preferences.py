@@ -1,0 +1,151 @@
+"""Preferences: a prompt with two answers, of which one is better. How they are read, and made into batches.
+
+Shapes: N pairs, ids and targets (N, 2, T): of each pair the chosen answer, then the rejected one, each behind the prompt. Targets are
+-1 but for the answers' tokens; shorter rows are filled up with id 0, target -1.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..data import read_records, split_by_content, text_field
+from ..data.permutation import ROUNDS, Permutation
+from ..errors import InputError
+from ..random import generator
+from ..tokenizer.base import Tokenizer
+from .templates import Template, encode, ending
+
+
+class Form(NamedTuple):
+    """How prompts and answers are written down for one model."""
+
+    template: Template
+    tokenizer: Tokenizer
+    block_size: int
+
+    def encode(self, prompt, answer):
+        """-> ids, targets (T), as templates.encode."""
+        return encode(self.template.prompt(prompt), answer, self.tokenizer, self.block_size, stop=self.template.stop)
+
+    def prompt_ids(self, prompt):
+        """The tokens that stand before an answer, a list."""
+        return self.tokenizer.encode(self.template.prompt(prompt), allowed_special="all")
+
+    @property
+    def ending(self):
+        """templates.Ending of answers."""
+        return ending(self.tokenizer, self.template.stop)
+
+
+class Preference(NamedTuple):
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+class EncodedPair(NamedTuple):
+    preference: Preference
+    chosen: tuple           # ids, targets
+    rejected: tuple
+
+
+def read_preferences(path, form, *, skip_bad=False, skipped=None):
+    """The pairs of a file with the fields prompt, chosen, rejected: a list of EncodedPair. skip_bad, skipped, and InputError with the
+    line of the file, for what is too long as well: as data.read_records."""
+    def parse(fields):
+        pair = Preference(*(text_field(fields, name) for name in Preference._fields))
+        if pair.chosen == pair.rejected:
+            raise InputError("chosen and rejected must differ, they are the same: such a pair says nothing")
+        return EncodedPair(pair, *(form.encode(pair.prompt, answer) for answer in pair[1:]))
+
+    return read_records(path, parse, columns=Preference._fields, skip_bad=skip_bad, skipped=skipped)
+
+
+def hold_out(examples, fraction, *, key, seed=0):
+    """-> examples to train on, examples held out: by key(example), the prompt's text, so that no prompt is in both. InputError if either
+    would be empty."""
+    train, held_out = split_by_content(examples, fraction, key=key, seed=seed)
+    if not train or not held_out:
+        raise InputError(f"there must be prompts to train on and others to hold out, val_fraction={fraction:g} makes {len(train)} examples "
+                         f"and {len(held_out)}: give more examples or another val_fraction")
+    return train, held_out
+
+
+class Pairs:
+    """Encoded pairs as arrays: ids, targets (N, 2, T), and what else there is of each, such as a reference's log-probabilities."""
+
+    def __init__(self, encoded):
+        rows = [part for pair in encoded for part in (pair.chosen, pair.rejected)]
+        self.ids, self.targets = (filled_up([row[i] for row in rows], value).reshape(len(encoded), 2, -1) for i, value in ((0, 0), (1, -1)))
+        self.others = ()
+
+    def __len__(self):
+        return len(self.ids)
+
+    def rows(self, places):
+        """ids, targets (B, 2, T), no longer than they need be, and the others of these pairs."""
+        ids, targets = self.ids[places], self.targets[places]
+        T = int(np.flatnonzero((targets != -1).any(axis=(0, 1)))[-1]) + 1
+        return ids[..., :T], targets[..., :T], *(other[places] for other in self.others)
+
+    def consecutive(self, batch_size):
+        """All pairs once, in order, a batch after the other."""
+        for first in range(0, len(self), batch_size):
+            yield self.rows(slice(first, first + batch_size))
+
+
+class PairBatches:
+    """Batches of Pairs for a Trainer: all pairs once an epoch, in an order of its own in each. A pure function of seed and step."""
+
+    def __init__(self, pairs, *, batch_size, seed, micro_batches=1):
+        self.pairs, self.batch_size, self.seed, self.micro_batches = pairs, batch_size, seed, micro_batches
+
+    def __call__(self, step, micro=0):
+        first = (step * self.micro_batches + micro) * self.batch_size
+        return self.pairs.rows(shuffled(first, self.batch_size, len(self.pairs), self.seed, "pairs"))
+
+
+def shuffled(first, count, n, seed, name):
+    """Numbers first ... first + count - 1 of an endless row: 0 ... n - 1 in a drawn order, then in another, and so on. (count,) int64."""
+    epochs, places = np.divmod(np.arange(first, first + count), n)
+    for epoch in np.unique(epochs):
+        rng, here = generator(seed, f"epoch/{name}", step=int(epoch)), epochs == epoch
+        places[here] = Permutation(n, rng.bit_generator.random_raw(ROUNDS))(places[here])
+    return places
+
+
+def filled_up(rows, value):
+    """Rows of whole numbers, of several lengths -> (N, T) int64 of the longest, `value` behind the end of each."""
+    filled = np.full((len(rows), max(map(len, rows))), value, np.int64)
+    for target, row in zip(filled, rows, strict=True):
+        target[:len(row)] = row
+    return filled
+
+
+class PreferenceEvaluation(NamedTuple):
+    loss: float             # mean, nats a pair; ln 2 for who does not know
+    accuracy: float         # share of the pairs whose chosen answer has the higher reward; equal ones count half
+    margin: float           # mean reward of the chosen answer less that of the rejected one
+    chosen: float           # mean rewards
+    rejected: float
+    pairs: int
+
+    def __str__(self):
+        return (f"validation loss {self.loss:.4f}, {self.accuracy:.1%} of {self.pairs} pairs in the right order, margin {self.margin:.3f} "
+                f"({self.chosen:+.3f} against {self.rejected:+.3f})")
+
+    def metrics(self):
+        return {"val/loss": self.loss, "val/accuracy": self.accuracy, "val/margin": self.margin, "val/chosen": self.chosen,
+                "val/rejected": self.rejected}
+
+
+def evaluate_pairs(objective, pairs, batch_size):
+    """PreferenceEvaluation of all pairs. The objective has judge(*batch) -> rewards (B, 2), sum of the loss."""
+    rewards, loss = [], 0.0
+    for batch in pairs.consecutive(batch_size):
+        found, batch_loss = objective.judge(*batch)
+        rewards.append(found)
+        loss += float(batch_loss)
+    chosen, rejected = np.concatenate(rewards).T
+    return PreferenceEvaluation(loss / len(pairs), float((chosen > rejected).mean() + (chosen == rejected).mean() / 2), float((chosen - rejected).mean()),
+                                float(chosen.mean()), float(rejected.mean()), len(pairs))

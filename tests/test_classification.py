@@ -18,6 +18,7 @@ from numpyllm.interop import save_model
 from numpyllm.models import GPT, GPTClassifier, GPTConfig
 from numpyllm.tokenizer import CharacterTokenizer
 from numpyllm.training import load_checkpoint, load_model, newest_checkpoint
+from numpyllm.training.checkpoint import checkpoints
 
 TOKENIZER = CharacterTokenizer.train("abcdefghijklmnopqrstuvwxyzABC .\n")
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=24, vocab_size=TOKENIZER.n_vocab)
@@ -97,7 +98,7 @@ def test_texts_that_are_the_same_once_they_are_cut_go_the_same_way(tmp_path):
     begins = [record["text"].ljust(12, "c") * 2 for record in lines(100)]
     records = [{"text": begin[:24] + end, "label": "ab"[i % 2]} for i, begin in enumerate(begins) for end in ("x", "y", "zz")]
     found = load(write(tmp_path / "a.jsonl", records), truncate=True)
-    train, validation, test = ({example.text for example in part} for part in found[1:4])
+    train, validation, test = ({tuple(example.ids) for example in part} for part in found[1:4])
     assert not train & validation and not train & test and not validation & test and len(train) > 30
     assert {len(example.ids) for example in found.train} <= {24, 23, 22}
 
@@ -231,6 +232,15 @@ def test_finetune_and_classify_from_end_to_end(begun, capsys):
     expected = np.exp(log_probabilities(model, [examples.test[0].ids]))[0]
     assert first["text"] == text and list(first["probabilities"])[0] == first["label"] and second["text"] == "cdec"
     assert [first["probabilities"][label] for label in examples.labels] == pytest.approx(expected, abs=2e-6)
+
+
+def test_the_best_checkpoint_is_taken_though_it_is_not_the_newest(begun):
+    assert finetune(begun) == 0
+    older = checkpoints(begun / "out")[0]
+    (begun / "out" / "best").write_text(older.name)
+    assert best_checkpoint(begun / "out") == older != newest_checkpoint(begun / "out")
+    (begun / "out" / "best").unlink()
+    assert best_checkpoint(begun / "out") == newest_checkpoint(begun / "out") == best_checkpoint(newest_checkpoint(begun / "out"))
 
 
 def test_what_a_run_trains_on_has_nothing_of_what_it_is_tested_on(begun, monkeypatch):

@@ -9,6 +9,7 @@ from strategies import seeds
 from numpyllm import kernels, ops
 from numpyllm.errors import InputError
 from numpyllm.inference import KINDS, Decoder, StoredWeights
+from numpyllm.inference.compiled import decode
 from numpyllm.inference.weights import from_bfloat16, to_bfloat16, to_int8
 from numpyllm.models import GPT, GPTConfig
 
@@ -64,6 +65,19 @@ def test_stored_weights_equal_the_model_that_has_them(kind, dtype):
     tolerance = 1e-6 if kind == "int8" and dtype == np.float64 else TOLERANCE[dtype]        # its scales are float32
     assert np.abs(np.array(logits) - whole[0, 2:]).max() < tolerance
     assert (kind == "float32") == (np.abs(whole - model.forward(ids[None])[0]).max() == 0)
+
+
+def test_tokens_of_any_strides_are_taken_by_what_is_compiled_already():
+    model = make(np.float32)
+    ids = ids_of(model, 3, 12)
+    whole, _ = model.forward(ids)
+    with Decoder(model, sequences=3) as decoder:
+        decoder.step(ids[:, 0].copy())
+        compiled = len(decode.signatures)
+        for t in range(1, 12):
+            assert np.abs(decoder.step(ids[:, t]) - whole[:, t]).max() < TOLERANCE[np.float32]
+        decoder.start(ids[0, ::2], 0)
+    assert len(decode.signatures) == compiled
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

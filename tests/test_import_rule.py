@@ -26,7 +26,7 @@ BELOW = {
     "data": {"random", "errors", "files", "progress", "shards", "tokenizer"},
     "training": {"ops", "kernels", "models", "parameters", "workspace", "data", "tokenizer", "<version>"} | FOUNDATION,
     "inference": {"ops", "kernels", "models", "random", "workspace"} | FOUNDATION,
-    "finetuning": {"ops", "layers", "models", "training", "inference", "tokenizer", "data", "parameters", "workspace"} | FOUNDATION,
+    "finetuning": {"ops", "layers", "models", "training", "inference", "interop", "tokenizer", "data", "parameters", "workspace"} | FOUNDATION,
     "evaluation": {"ops", "backend", "models", "training", "inference", "data", "interop"} | FOUNDATION,
     "interop": {"ops", "models", "training", "inference", "tokenizer", "parameters"} | FOUNDATION,
     "serve": {"inference"} | FOUNDATION,

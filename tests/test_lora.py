@@ -10,7 +10,7 @@ import tiny_run
 from numpyllm import finetuning, kernels, ops
 from numpyllm.errors import InputError
 from numpyllm.finetuning import add_lora, load_adapter, merge, merging, save_adapter
-from numpyllm.inference import Decoder
+from numpyllm.inference import Decoder, StoredWeights
 from numpyllm.interop.quantized import load_decodable
 from numpyllm.layers import LoRALinear
 from numpyllm.models import GPT, LSTMLM, GPTConfig, LoRA, LSTMConfig
@@ -168,10 +168,14 @@ def test_decoding_is_that_of_the_whole_context(name, backend):
     assert np.abs(np.array(found) - logits[0, 3:]).max() < 1e-12 and np.abs(stepped - logits[0]).max() < 1e-12
 
 
-def test_rounded_weights_are_rounded_after_they_are_merged():
-    model = adapted(ops=kernels, dtype=np.float32)
+@pytest.mark.parametrize("backend", [ops, kernels])
+def test_rounded_weights_are_rounded_after_they_are_merged(backend):
+    model = adapted(replace(GPT2, block_size=32), ops=backend, dtype=np.float32)
+    ids = np.tile(IDS[0, 0], 3)                                         # more than go the compiled way
     with Decoder(model, weights="int8", threads=1) as decoder, Decoder(merge(model), weights="int8", threads=1) as plain:
-        assert np.array_equal(decoder.start(IDS[0]), plain.start(IDS[0]))
+        assert np.array_equal(decoder.start(ids), plain.start(ids))
+    stored, expected = StoredWeights(model), StoredWeights(merge(model))
+    assert stored.rows.keys() == expected.rows.keys() and all(np.array_equal(stored.rows[name], expected.rows[name]) for name in stored.rows)
 
 
 def test_a_checkpoint_knows_of_its_adapters(tmp_path):
@@ -194,6 +198,19 @@ def test_kernels_are_compiled_before_replicas_share_them():
     with count_compilations(lambda: None) as compiled:
         gradients(model, draws=Draws(0))
     assert compiled.count == 0
+
+
+@pytest.mark.parametrize("name", ["GPT-2", "Llama"])
+def test_to_hugging_face_it_goes_merged_and_from_there_with_new_adapters(tmp_path, name):
+    pytest.importorskip("safetensors")
+    config, lora = VARIANTS[name]
+    model = adapted(config, lora)
+    model.save_pretrained(tmp_path / "model")
+    loaded = GPT.from_pretrained(tmp_path / "model", dtype=np.float64, lora=LoRA(rank=2, targets=("qkv",)), trainable=lambda name: name == "norm.w")
+    assert np.abs(loaded.forward(IDS)[0] - model.forward(IDS)[0]).max() < 1e-12
+    _, found = gradients(loaded)
+    assert set(found) == {"norm.w", *(name for name in loaded.parameters if is_adapter(name))}
+    assert loaded.parameters["blocks.1.attn.qkv.lora_a"].all() and found["blocks.1.attn.qkv.lora_b"].any()
 
 
 @pytest.mark.parametrize("choices, message", [

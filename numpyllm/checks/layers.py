@@ -39,7 +39,8 @@ def _mixture(z, k, make, **options):
 
 def _with_loss(make):
     """A mixture of experts whose results are y and its loss."""
-    return _layer(make, call=lambda layer, x: _and_its_loss(*layer.forward(x)), back=lambda layer, dy, dloss, cache: layer.backward(dy, cache, dloss))
+    return _layer(make, call=lambda layer, x: _and_its_loss(*layer.forward(x)),
+                  back=lambda layer, dy, dloss, cache: layer.backward(dy, cache, dloss))
 
 
 def _and_its_loss(y, cache):
@@ -112,8 +113,10 @@ LAYERS = {
     "GatedMLP": _layer(lambda z: GatedMLP(z.H * z.D, n_hidden=z.F)),
     "GatedMLP, bias, dropout": _layer(lambda z: GatedMLP(z.H * z.D, n_hidden=z.F, bias=True, dropout=0.3), **DROP),
     "MixtureOfExperts": _with_loss(lambda z: _mixture(z, 2, lambda z: MLP(z.H * z.D, n_hidden=z.F), balance=0.7)),
-    "MixtureOfExperts, one, no bias": _with_loss(lambda z: _mixture(z, 1, lambda z: MLP(z.H * z.D, n_hidden=z.F, bias=False), balance=0.7)),
-    "MixtureOfExperts, gated, dropout": _layer(lambda z: _mixture(z, 3, lambda z: GatedMLP(z.H * z.D, n_hidden=z.F), dropout=0.3), **DROP),
+    "MixtureOfExperts, one, no bias": _with_loss(
+        lambda z: _mixture(z, 1, lambda z: MLP(z.H * z.D, n_hidden=z.F, bias=False), balance=0.7)),
+    "MixtureOfExperts, gated, dropout": _layer(
+        lambda z: _mixture(z, 3, lambda z: GatedMLP(z.H * z.D, n_hidden=z.F), dropout=0.3), **DROP),
     "TokenEmbedding, sinusoidal": _sinusoidal_layer,
     "Block": _layer(lambda z: _block(z)),
     "Block, no bias, dropout": _layer(lambda z: _block(z, bias=False, dropout=0.3), **DROP),

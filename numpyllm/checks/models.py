@@ -102,8 +102,8 @@ MODELS = {
         lora=LoRA(rank=3, alpha=2.0, targets=("qkv", "gate", "up", "down")), trainable=lambda name: is_adapter(name) or name == "head.w"),
     "GPT, experts": lambda *a: _gpt(*a, n_expert=4, balance=0.7, n_hidden=3),
     "GPT, experts, from logits": lambda *a: _gpt(*a, n_expert=3, mlp="swiglu", n_hidden=2, bias=False, logits=True),
-    "GPT, experts, post-norm, dropout, recomputed": lambda *a: _gpt(*a, n_expert=3, n_expert_used=1, balance=0.7, mlp="relu", n_hidden=3,
-                                                                    pre_norm=False, dropout=0.3, recompute=True),
+    "GPT, experts, post-norm, dropout, recomputed": lambda *a: _gpt(
+        *a, n_expert=3, n_expert_used=1, balance=0.7, mlp="relu", n_hidden=3, pre_norm=False, dropout=0.3, recompute=True),
     "EncoderDecoder, pre, tied": _encoder_decoder,
     "EncoderDecoder, pre, untied": lambda *a: _encoder_decoder(*a, logits=True, n_layer=1, tied=False,
                                                                source_vocab_size=a[1].V + 2),

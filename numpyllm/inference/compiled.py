@@ -32,6 +32,7 @@ class CompiledStep:
 
     def __call__(self, tokens, sequences, positions, past):
         """tokens, sequences, positions: int64 (N) -> logits (N, V). Positions of one sequence come in their order."""
+        tokens = np.ascontiguousarray(tokens)                   # for other strides the kernel would be compiled anew
         logits = np.empty((len(tokens), self.vocab_size), self.dtype)
         for first in range(0, len(tokens), MOST):
             some = slice(first, first + MOST)

@@ -17,6 +17,7 @@ from ..extras import load_extra
 from ..files import parse_json, read_bytes, replacing_folder, short
 from ..models import GPT
 from ..models.estimate import parameter_count, refuse_what_cannot_fit
+from ..models.lora import is_adapter
 from ..tokenizer import BytePairTokenizer
 from ..tokenizer.formats import IN_A_FOLDER
 from .architecture import HEAD
@@ -37,11 +38,11 @@ def is_pretrained(folder):
     return theirs and not (folder / "manifest.json").exists()
 
 
-def load_pretrained(folder, *, ops=text, dtype=np.float32, dropout=None):
+def load_pretrained(folder, *, ops=text, dtype=np.float32, dropout=None, trainable=None, lora=None):
     """A GPT-2 or a Llama in Hugging Face's layout -> GPT, tokenizer or None.
 
     dtype is the model's, whatever that of the file (F64, F32, F16 and BF16 are read); dropout is for training it on,
-    by default the file's. Nothing of the size of a tensor is allocated before everything has been found to fit. Raises
+    by default the file's; trainable and lora say what of it is trained (LanguageModel). Nothing of the size of a tensor is allocated before everything has been found to fit. Raises
     InputError for what cannot be read, is not whole, or does something that no GPT here does.
     """
     folder = Path(folder)
@@ -56,7 +57,8 @@ def load_pretrained(folder, *, ops=text, dtype=np.float32, dropout=None):
     matched = architecture.match(config, values, stored, path)
     tokenizer = _load_tokenizer(folder, config)
     refuse_what_cannot_fit(2 * parameter_count(config) * np.dtype(dtype).itemsize)      # parameters and gradients
-    model = GPT(config, ops=ops, seed=None, dtype=dtype)
+    model = GPT(config, ops=ops, seed=None, dtype=dtype, trainable=trainable, lora=lora)
+    model.parameters.draw(filter(is_adapter, model.parameters), seed=0)
     embedding = model.parameters["embedding.wte"]
     for name, place, where in matched:
         target = np.empty_like(embedding) if place is None else place.of(model.parameters)
@@ -98,7 +100,7 @@ def _check_tokenizer(tokenizer, config, folder):
 def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
     """Write a GPT, and its tokenizer if given, in Hugging Face's layout, whole or not at all (extra `hf`).
 
-    A model without biases is written with biases of zero where the layout has them, rotary pairs of neighbours as pairs half a
+    LoRA is merged in. A model without biases is written with biases of zero where the layout has them, rotary pairs of neighbours as pairs half a
     head apart. A folder that holds anything is
     refused; with overwrite, one that this function wrote is replaced. Raises InputError for that, for a model in other
     types than float32 or float64 or with values that are no numbers, a tokenizer other than BytePairTokenizer, and a full disk.
@@ -106,6 +108,7 @@ def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
     safetensors, numpy_side = load_extra("safetensors", "hf"), load_extra("safetensors.numpy", "hf")
     if not isinstance(model, GPT):
         raise InputError(f"Hugging Face's layout here is GPT-2's, got a {type(model).__name__}: keep its checkpoint")
+    model = model.merged()
     parameters = model.parameters
     if parameters.dtype not in (np.float32, np.float64) or not np.isfinite(parameters.data).all():
         raise InputError("a model to save must have finite numbers of type float32 or float64, this one of "
@@ -116,7 +119,7 @@ def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
                              "libraries: save the model without its tokenizer (--no_tokenizer)")
         _check_tokenizer(tokenizer, model.config, folder)
     end_of_text = None if tokenizer is None else tokenizer.eot_token
-    architecture = _architecture_of(model.config)
+    architecture = architecture_of(model.config)
     if model.config.rotary_interleaved:
         model = in_split_halves(model)
         parameters = model.parameters
@@ -134,7 +137,7 @@ def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
             _save_tokenizer(temporary, tokenizer, model.config.block_size)
 
 
-def _architecture_of(config):
+def architecture_of(config):
     """The architecture that a GPT can be written as. InputError, with all reasons, if there is none."""
     reasons = []
     for kind, architecture in ARCHITECTURES.items():

@@ -348,10 +348,10 @@ def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
 
 
 def _as_array(spans, T, S):
-    """Spans as (1 or B, T, M, 2); None: one interval of all keys."""
-    if spans is None:
-        return np.broadcast_to(np.array([0, S]), (1, T, 1, 2))
-    return spans if spans.ndim == 4 else spans[None]
+    """Spans as (1 or B, T, M, 2), read-only, so that Numba knows one type of them; None: one interval of all keys."""
+    spans = np.broadcast_to(np.array([0, S]), (1, T, 1, 2)) if spans is None else spans.view() if spans.ndim == 4 else spans[None]
+    spans.flags.writeable = False
+    return spans
 
 
 def _scratch(spans, T, S, D, dtype, backward):

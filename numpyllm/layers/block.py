@@ -21,7 +21,8 @@ class Block(Layer):
     pre_norm=False puts the norms where the first Transformer had them, on the stream itself: norm1(x + attn(x)), and of that
     norm2(. + mlp(.)). It is composed of an attention, an MLP and two norms.
 
-    A mixture of experts adds to the model's loss (cache.mlp.loss): backward's dloss is the gradient of that, and else counts for nothing.
+    A mixture of experts adds to the model's loss (cache.mlp.loss): backward's dloss is the gradient of that, and without experts
+    counts for nothing.
     """
 
     def __init__(self, attn, mlp, norm1, norm2, *, pre_norm=True):

@@ -24,7 +24,7 @@ class MixtureCache(NamedTuple):
 class MixtureOfExperts(Layer):
     """x (B, T, C) -> y (B, T, C), the sum of gate_e(x) expert_e(x) over the k experts that a linear router scores highest.
 
-    experts   layers (N, C) -> (N, C), without dropout of their own: masks belong to the batch, not to the tokens that an expert gets
+    experts   layers (N, C) -> (N, C). They get no Draws: dropout's masks belong to the batch, not to the tokens of an expert
     n_used    k
     balance   weight of the loss that spreads the tokens (ops/routing.py)
 
@@ -71,6 +71,16 @@ class MixtureOfExperts(Layer):
         if self.balance and dloss:
             dscores = dscores + self.ops.balance_backward(dloss * self.balance, cache.balance)      # (3)
         return self.ops.residual_forward(dx, self.router.backward(dscores, cache.router))[0]        # (1)  x was read twice
+
+    def step(self, x, past):
+        """As forward; experts that got no token are not asked, which of one token are most."""
+        gates, route = self.ops.route_forward(self.router.step(x, past), self.n_used)
+        y = np.zeros(x.shape, x.dtype)
+        x_rows, y_rows, gate_rows = flat(x), flat(y), flat(gates)
+        for e, tokens in enumerate(tokens_of_experts(route.chosen)):
+            if tokens.size:
+                y_rows[tokens] += gate_rows[tokens, e, None] * self.experts[e].step(x_rows[tokens], past)
+        return y
 
 
 def tokens_of_experts(chosen):

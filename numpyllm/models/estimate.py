@@ -23,9 +23,10 @@ def estimate(config, batch_size, *, itemsize=4):
     """Estimate for a GPTConfig and a batch of batch_size contexts of block_size tokens, on the text (the twins need less).
 
     Each block keeps its input, two norm outputs, q k v (and q k once more where they are turned or normalised), the attention output,
-    the second stream and two arrays of the MLP's width (swiglu: three), and with dropout its masks. A mixture of experts keeps the MLP's
-    arrays, its input and its output for each expert that a token goes through, and five numbers an expert. What passes on top, at the peak, is the
-    largest of: three arrays of the logits' size in the head, six of the MLP's width in its backward, three of attention's scores.
+    the second stream and two arrays of the MLP's width (swiglu: three), and with dropout its masks. A mixture of experts keeps the
+    MLP's arrays, its input and its output for each expert that a token goes through, and five numbers an expert. What passes on
+    top, at the peak, is the largest of: three arrays of the logits' size in the head, six of the MLP's width in its backward, three
+    of attention's scores.
     """
     L, C, T, V, H, F = config.n_layer, config.n_embd, config.block_size, config.vocab_size, config.n_head, config.hidden
     N = batch_size * T

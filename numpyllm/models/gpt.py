@@ -256,18 +256,19 @@ def _block(config, spans):
                                qk_norm=c.qk_norm, rotary=rotary, alibi=c.position == "alibi", softcap=c.softcap,
                                spans=spans, norm_eps=c.norm_eps)
     if c.n_expert:
-        mlp = MixtureOfExperts(c.n_embd, [_mlp(c, proj_std, 0.0) for _ in range(c.n_expert)], n_used=c.n_expert_used, balance=c.balance,
-                               dropout=c.dropout)
+        mlp = MixtureOfExperts(c.n_embd, [_mlp(c, proj_std) for _ in range(c.n_expert)], n_used=c.n_expert_used,
+                               balance=c.balance, dropout=c.dropout)
     else:
-        mlp = _mlp(c, proj_std, c.dropout)
+        mlp = _mlp(c, proj_std)
     return Block(attn, mlp, _norm(c), _norm(c), pre_norm=c.pre_norm)
 
 
-def _mlp(config, proj_std, dropout):
+def _mlp(config, proj_std):
     c = config
     if c.mlp == "swiglu":
-        return GatedMLP(c.n_embd, n_hidden=c.hidden, bias=c.bias, dropout=dropout, proj_std=proj_std)
-    return MLP(c.n_embd, n_hidden=c.hidden, bias=c.bias, dropout=dropout, proj_std=proj_std, activation=c.mlp, exact_gelu=c.exact_gelu)
+        return GatedMLP(c.n_embd, n_hidden=c.hidden, bias=c.bias, dropout=c.dropout, proj_std=proj_std)
+    return MLP(c.n_embd, n_hidden=c.hidden, bias=c.bias, dropout=c.dropout, proj_std=proj_std, activation=c.mlp,
+               exact_gelu=c.exact_gelu)
 
 
 @lru_cache(maxsize=16)

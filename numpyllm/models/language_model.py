@@ -93,7 +93,7 @@ class LanguageModel(Layer):
         A step begins with parameters.clear_gradients() and ends with settle_gradients(): in between the first contribution to
         a gradient overwrites, later ones add.
 
-        What is returned is the loss alone. What is differentiated is `objective`: the same but in a model with a mixture of experts.
+        What is returned is the loss alone, what is differentiated is `objective`: the same, but with a mixture of experts.
         """
         targets = self._checked_targets(ids, targets)
         if scale is None:

@@ -1,8 +1,8 @@
 """Routing of tokens to experts: which k of E maps a token goes through, with what weight, and a loss that spreads the tokens.
 
 Shapes: scores (..., E), gates (..., E), chosen (..., E) boolean with k True in each row.
-Sources: Shazeer et al. 2017, section 2; Fedus et al. 2021 (Switch), equations 2 and 4 to 6; Jiang et al. 2024 (Mixtral), section 2.1.
-Derivation: docs/mixture_of_experts.md.
+Sources: Shazeer et al. 2017, section 2; Fedus et al. 2021 (Switch), equations 2 and 4 to 6; Jiang et al. 2024
+(Mixtral), section 2.1. Derivation: docs/mixture_of_experts.md.
 """
 
 from typing import NamedTuple
@@ -36,8 +36,8 @@ def route_forward(scores, k):
 def route_backward(dgates, cache, *, out=None):
     """dgates (..., E) -> dscores (..., E); entries of dgates that were not chosen count for nothing.
 
-    Which scores are the highest does not change with a small step, so (1) has no gradient. A score of -inf has a probability of zero,
-    and softmax's dx_j = y_j (...) is zero with it: with k > 1 only chosen scores have a gradient, with k = 1 all have.
+    Which scores are the highest does not change with a small step, so (1) has no gradient. A score of -inf has a probability
+    of zero, and softmax's dx_j = y_j (...) is zero with it: with k > 1 only chosen scores have a gradient, with k = 1 all have.
     """
     dp = np.where(cache.chosen, dgates, dgates.dtype.type(0))                                   # (3)
     return deliver((softmax_backward(dp, cache.softmax),), out)                                 # (2)
@@ -51,9 +51,9 @@ class BalanceCache(NamedTuple):
 def balance_forward(scores, chosen):
     """How unevenly each sequence uses the experts. scores (..., T, E), chosen (..., T, E) -> loss (a scalar), BalanceCache.
 
-    With f_e the share of a sequence's choices that went to expert e, and P_e its mean probability, the loss is T E sum_e f_e P_e, summed over
-    sequences: 1 a token where the experts are used evenly, E where one gets all and k = 1. Switch takes f and P over a whole
-    batch; of each sequence alone, losses of slices add up to the same, however a batch is divided.
+    With f_e the share of a sequence's choices that went to expert e, and P_e its mean probability, the loss is the sum over
+    sequences of T E sum_e f_e P_e: 1 a token where the experts are used evenly, E where one gets all and k = 1. Switch takes f and P
+    over a whole batch; of each sequence alone, losses of slices add up to the same, however a batch is divided.
     """
     p, _ = softmax_forward(scores)                                                              # (1)
     count = chosen.sum(axis=-2, keepdims=True)

@@ -76,13 +76,13 @@ def test_whole_numbers_are_labels_in_json(tmp_path):
 
 def test_no_text_is_in_two_parts_and_none_moves_when_others_come(tmp_path):
     """Each text comes three times, in other capitals and with other blanks; half of the rest may go and come."""
-    records = lines(200)
+    records = lines(300, seed=1)
     copies = [{"text": way(record["text"]), "label": record["label"]} for record in records
               for way in (str, str.upper, lambda text: "  " + text.replace(" ", "  ") + " ")]
     tokenizer = CharacterTokenizer.train("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ ")
     read = lambda name, records: load_examples(write(tmp_path / name, records), tokenizer, 40, val_fraction=0.2, test_fraction=0.2)
     plain = lambda part: {" ".join(example.text.casefold().split()) for example in part}
-    found, fewer = read("a.jsonl", copies), read("b.jsonl", copies[:300])
+    found, fewer = read("a.jsonl", copies), read("b.jsonl", copies[:450])
     for whole in (found, fewer):
         train, validation, test = (plain(part) for part in whole[1:4])
         assert not train & validation and not train & test and not validation & test
@@ -90,7 +90,7 @@ def test_no_text_is_in_two_parts_and_none_moves_when_others_come(tmp_path):
     for part, other in zip(found[1:4], fewer[1:4], strict=True):
         assert plain(other) <= plain(part)
     assert sum(map(len, found[1:4])) == len(copies)
-    assert 0.15 < len(plain(found.test)) / len(plain(found.train) | plain(found.validation) | plain(found.test)) < 0.25
+    assert 0.14 < len(plain(found.test)) / len(plain(found.train) | plain(found.validation) | plain(found.test)) < 0.26
 
 
 def test_texts_that_are_the_same_once_they_are_cut_go_the_same_way(tmp_path):
@@ -224,7 +224,7 @@ def test_finetune_and_classify_from_end_to_end(begun, capsys):
     classify = lambda *flags: guarded(main, ["classify", "--model", str(begun / "out"), "--backend", "numpy", *flags])
     assert classify(text) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith(examples.labels[again.predicted[0]]) and text in shown
+    assert shown.startswith(examples.labels[again.predicted[0]]) and " ".join(text.split()) in shown
     (begun / "new.csv").write_text(f"text\n{text}\ncdec\n")
     assert classify("--data", str(begun / "new.csv"), "--json") == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())

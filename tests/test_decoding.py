@@ -146,6 +146,31 @@ def test_copies_and_cuts():
         assert np.abs(decoder.step([5, 5]) - whole[:, -1]).max() < 1e-12            # of the one cut and lengthened, and of the copy
 
 
+@pytest.mark.parametrize("backend", [ops, kernels])
+@pytest.mark.parametrize("position", ["learned", "rotary", "alibi"])
+def test_a_window_keeps_its_keys_and_few_others(position, backend):
+    model = make(ops=backend, block_size=400, attention="window", window=5, position=position)
+    ids = ids_of(model, 2, 400)
+    whole, _ = model.forward(ids)
+    same = lambda logits, expected: np.abs(logits - expected).max() < 1e-12
+    with Decoder(model, sequences=3, threads=2) as decoder:
+        causal = make(ops=backend, block_size=400).past(3)
+        assert decoder.past.keys.shape[3] == 4 + 64 and decoder.past.keys.nbytes < 0.2 * causal.keys.nbytes
+        assert same(decoder.start(ids[0, :150], 0), whole[0, 149])              # a prompt longer than the memory
+        assert same(decoder.start(ids[1, :3], 1), whole[1, 2])
+        for t in range(3, 300):
+            assert same(decoder.step([ids[1, t]], [1]), whole[1, t])            # over several removals
+        assert same(decoder.extend(ids[0, 150:250], 0), whole[0, 150:250])      # more than fit in at once
+        decoder.copy(0, 2)
+        for length in (250, 248, 120, 1, 0):                                    # near, further back than what is kept, to nothing
+            decoder.cut(length, 0)
+            assert decoder.length(0) == length
+            assert same(decoder.extend(ids[0, length:length + 70], 0), whole[0, length:length + 70])
+        assert same(decoder.step([ids[0, 250]], [2]), whole[0, 250])
+    past = model.past(2)
+    assert same(np.concatenate([model.step(ids[:, :201], past), model.step(ids[:, 201:], past)], axis=1), whole)
+
+
 def test_more_sequences_than_go_at_once():
     model = make()
     with Decoder(model, sequences=40) as decoder:

@@ -1,6 +1,9 @@
 """Instruction fine-tuning: templates, which tokens are asked for, packing, batches, files, the command."""
 
+import importlib.util
 import json
+import sysconfig
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -379,3 +382,50 @@ def test_alpaca_style_data_as_it_is(data_dir):
         assert TOKENIZER.decode(answer) == record["output"].strip() + "<|endoftext|>"
         assert TOKENIZER.decode(example.ids).startswith("Below is an instruction that describes a task" + ", paired" * bool(record["input"]))
     assert ExampleBatches(examples, batch_size=1, block_size=1024, seed=0).n_rows < 700
+
+
+@pytest.fixture
+def example():
+    """examples/finetune_instruct.py as a module."""
+    path = Path(__file__).parent.parent / "examples" / "finetune_instruct.py"
+    spec = importlib.util.spec_from_file_location("finetune_instruct", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_examples_questions_come_from_source(tmp_path, example):
+    source = '''
+def wrap(text, width=70, *more, fix=True, **rest):
+    """Wrap a
+    single paragraph. And more.
+
+    Even more."""
+def _hidden(): pass
+class Wrapper:
+    """Short."""
+    def fill(self):
+        """fill() -> a text and some words."""
+    async def indent(self):
+        """Put blanks before every line"""
+'''
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "_own").mkdir()
+    paths = [tmp_path / name for name in ("pack/__init__.py", "pack/more.py", "_own/a.py")]
+    for path, text in zip(paths, (source, "def wrap(): pass\n", source), strict=True):
+        path.write_text(text)
+    found = {record["instruction"]: record["output"] for record in example.instructions(example.definitions(paths, tmp_path))}
+    assert found == {"What does pack.wrap do?": "Wrap a single paragraph.", "Which module has Wrapper?": "pack",
+                     "What are the arguments of pack.wrap?": "text, width, *more, fix, **rest",
+                     "What does pack.Wrapper.indent do?": "Put blanks before every line"}
+
+
+def test_the_example_from_source_to_answers(begun, capsys, monkeypatch, example):
+    folder = Path(sysconfig.get_path("stdlib"))
+    monkeypatch.setattr(example, "library_files", lambda: [folder / name for name in ("fnmatch.py", "shutil.py", "textwrap.py")])
+    command = ["--model", str(begun / "base"), "--out_dir", str(begun / "run"), *FLAGS, "--skip_bad", "--truncate"]
+    assert guarded(example.main, command) == 0
+    printed = capsys.readouterr().out
+    for part in ("step 4/4", "held-out loss", "what it does: ", "its arguments: ", "its module: ", "answers exactly right", "(right: "):
+        assert part in printed
+    assert (begun / "instructions.jsonl").exists() and load_model(begun / "run")

@@ -22,10 +22,13 @@ def main(argv=None):
   numpyllm classify --model out/reviews "What a waste of an evening." "A delight from the first minute."
   numpyllm classify --model out/reviews --data new.csv --json > labels.jsonl""")
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="what is to be classified")
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a run (its best checkpoint is taken), or of one checkpoint")
-    parser.add_argument("--data", default=None, metavar="FILE", help="texts: .csv, .tsv, .jsonl or .json with a column of them, or .txt with one a line")
+    parser.add_argument("--model", required=True, metavar="DIR",
+                        help="folder of a run (its best checkpoint is taken), or of one checkpoint")
+    parser.add_argument("--data", default=None, metavar="FILE",
+                        help="texts: .csv, .tsv, .jsonl or .json with a column of them, or .txt with one a line")
     parser.add_argument("--text_column", default=None, metavar="NAME", help="that column (default: the one that it was trained with)")
-    parser.add_switch("--truncate", default=None, help="of a text that is longer than the context read the beginning (default: as in training)")
+    parser.add_switch("--truncate", default=None,
+                      help="of a text that is longer than the context read the beginning (default: as in training)")
     parser.add_switch("--skip_bad", help="leave out texts that cannot be used rather than refuse the file")
     parser.add_argument("--top", type=at_least(1), default=3, help="most labels to name")
     parser.add_argument("--json", action="store_true", help="a JSON object a line: text, label, probabilities of all labels")

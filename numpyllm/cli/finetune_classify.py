@@ -29,9 +29,10 @@ def main(argv=None):
     parser.add_argument("--label_column", default="label", metavar="NAME", help="that of its label")
     parser.add_argument("--ending", default="", metavar="TEXT", help="stands behind each text and is read last: what followed texts in "
                                                                     "pre-training suits, say $'\\n\\n'")
-    parser.add_argument("--test", default=None, metavar="FILE", help="labelled texts to test on at the end; what is among them is not learnt")
-    parser.add_argument("--test_fraction", type=float, default=0.1, help="without --test: part of the texts that is kept to test on, chosen "
-                                                                       "by content")
+    parser.add_argument("--test", default=None, metavar="FILE",
+                        help="labelled texts to test on at the end; what is among them is not learnt")
+    parser.add_argument("--test_fraction", type=float, default=0.1,
+                        help="without --test: part of the texts that is kept to test on, chosen by content")
     parser.add_switch("--truncate", help="of a text that is longer than the context read the beginning, rather than refuse it")
     parser.add_argument("--class_weights", choices=WEIGHTS, default="none",
                         help="balanced: an example counts the more the rarer its label is, all labels alike in sum")
@@ -52,7 +53,8 @@ def main(argv=None):
     train = opened.train
     trainer = Trainer(model, train, ClassificationBatches(examples.train, examples.labels, batch_size=train.batch_size, seed=train.seed,
                                                           micro_batches=train.gradient_accumulation_steps),
-                      None, opened.tokenizer, run_folder=opened.run, observers=observers(opened), facts=opened.facts | {"labels": examples.labels},
+                      None, opened.tokenizer, run_folder=opened.run, observers=observers(opened),
+                      facts=opened.facts | {"labels": examples.labels},
                       evaluate=lambda: evaluate_examples(model, examples.validation, examples.labels))
     code = run_finetuning(opened, trainer)
     if code:
@@ -73,8 +75,8 @@ def _facts_of_test(args, opened):
         return {}
     facts = {"test_sha256": hashlib.sha256(read_bytes(args.test)).hexdigest()}
     if opened.state is not None and opened.state["facts"].get("test_sha256") != facts["test_sha256"]:
-        raise InputError(f"{args.test} is no longer what the run is tested on, and did not learn from: put that back, or train into another "
-                         "--out_dir")
+        raise InputError(f"{args.test} is no longer what the run is tested on, and did not learn from: put that back, or train into "
+                         "another --out_dir")
     return facts
 
 

@@ -39,8 +39,8 @@ class Examples(NamedTuple):
     shared: int         # texts of `data` that were left out because they are in the test file
 
 
-def read_examples(path, tokenizer, block_size, *, text_column="text", label_column="label", ending="", truncate=False, skip_bad=False,
-                  skipped=None):
+def read_examples(path, tokenizer, block_size, *, text_column="text", label_column="label", ending="", truncate=False,
+                  skip_bad=False, skipped=None):
     """The labelled texts of a CSV, TSV or JSONL file -> a list of Example, in order.
 
     ending stands behind each text, and is what the model reads last: what followed a text in pre-training suits. A text that has with it
@@ -66,8 +66,8 @@ def encode(text, tokenizer, block_size, *, ending="", truncate=False):
         raise InputError(f"an ending must leave room for a text in the model's {block_size} tokens, it has {len(end)}")
     if len(ids) > room:
         if not truncate:
-            raise InputError(f"a text must have at most the model's {block_size} tokens, this one has {len(ids) + len(end)}: shorten it, or "
-                             "give --truncate to read its beginning alone")
+            raise InputError(f"a text must have at most the model's {block_size} tokens, this one has {len(ids) + len(end)}: shorten it, "
+                             "or give --truncate to read its beginning alone")
         ids = ids[:room]
         text = tokenizer.decode(ids.tolist())
     return text, np.concatenate([ids, end]).astype(np.int64)
@@ -212,8 +212,9 @@ class ClassificationEvaluation(NamedTuple):
     def by_label(self):
         """{label: {"precision", "recall", "f1", "texts"}}; a precision without predictions, or a recall without texts, is 0."""
         counts = self.confusion
-        return {label: {"precision": counts[i, i] / max(1, int(counts[:, i].sum())), "recall": counts[i, i] / max(1, int(counts[i].sum())),
-                        "f1": f1(self.right, self.predicted, i), "texts": int(counts[i].sum())} for i, label in enumerate(self.labels)}
+        hits, claims, texts = counts.diagonal().tolist(), counts.sum(axis=0).tolist(), counts.sum(axis=1).tolist()
+        return {label: {"precision": hits[i] / max(1, claims[i]), "recall": hits[i] / max(1, texts[i]),
+                        "f1": f1(self.right, self.predicted, i), "texts": texts[i]} for i, label in enumerate(self.labels)}
 
     def table(self):
         """Lines of text: figures by label, and the confusion matrix."""
@@ -224,7 +225,8 @@ class ClassificationEvaluation(NamedTuple):
             lines.append(f"{name:{wide}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}  {row['texts']:6}")
         lines += ["", "confusion matrix: a row for each right label, a column for each predicted one, in the same order"]
         cell = max(3, len(str(self.confusion.max())))
-        lines += [f"{name:{wide}}  " + " ".join(f"{count:{cell}}" for count in row) for name, row in zip(names, self.confusion, strict=True)]
+        for name, row in zip(names, self.confusion, strict=True):
+            lines.append(f"{name:{wide}}  " + " ".join(f"{count:{cell}}" for count in row))
         return "\n".join(lines)
 
 

@@ -175,10 +175,10 @@ class Rollouts:
 
     def evaluate(self, kl):
         """Evaluation: an answer to each prompt, with the same draws each time; kl is the weight of the penalty."""
+        total = np.zeros(len(Measured._fields))
         for first in range(0, len(self.prompts), self.batch_size):
             self._ask(self.prompts[first:first + self.batch_size], f"{self.seed}/evaluation/{first}")
-            part = np.array(self.measured) * len(self.prompts[first:first + self.batch_size])
-            total = part if first == 0 else total + part
+            total += np.array(self.measured) * len(self.prompts[first:first + self.batch_size])
         return Evaluation(Measured(*(total / len(self.prompts)).tolist()), kl)
 
     def metrics(self):

@@ -36,7 +36,12 @@ class CompiledStep:
         logits = np.empty((len(tokens), self.vocab_size), self.dtype)
         for first in range(0, len(tokens), MOST):
             some = slice(first, first + MOST)
+            if past.window is not None:
+                for sequence in np.unique(sequences[some]):
+                    own = positions[some][sequences[some] == sequence]
+                    past.make_room(sequence, own[0], own[-1] + 1)
             rest = (self.threads, logits[some], tokens[some], sequences[some], positions[some], past.keys, past.values,
+                    past.first[sequences[some]],
                     self._matrices, self._scales, self._vectors, self._shared, self._choices)
             together(self._pool, self.threads, lambda rank, rest=rest: decode(rank, *rest), self._give_up)
         return logits

@@ -74,7 +74,7 @@ class Decoder:
             raise InputError("a prompt must have at least one token, got none: begin with a newline or an end-of-text token")
         ids = self.model.check_ids(ids[:, -self.model.config.block_size:])
         self._tokens[sequence] = ids[0].tolist()
-        self.past.lengths[sequence] = 0
+        self.past.cut(sequence, 0)
         at_once = min(ids.size, FEW)
         if ids.size > FEW:
             at_once = 1
@@ -114,15 +114,15 @@ class Decoder:
 
     def cut(self, length, sequence=0):
         """Forget all but the first `length` tokens of a sequence."""
-        self.past.lengths[sequence] = length
         del self._tokens[sequence][length:]
+        if self.past.can_cut(sequence, length):
+            self.past.cut(sequence, length)
+        else:                                                   # a window has moved on: see the rest anew
+            self.start(self._tokens[sequence], sequence)
 
     def copy(self, source, sequence):
         """Make a sequence the same as another one."""
-        length = self.length(source)
-        for kept in (self.past.keys, self.past.values):
-            kept[:, sequence, :, :length] = kept[:, source, :, :length]
-        self.past.lengths[sequence] = length
+        self.past.copy(source, sequence)
         self._tokens[sequence] = list(self._tokens[source])
 
     def _make_room(self, sequence):
@@ -144,9 +144,14 @@ class Decoder:
         return logits
 
     def _prefill(self, ids, sequence):
-        """Take in ids (1, T), without their logits. Each thread takes some of the positions: in every layer they wait for each
-        other between writing keys and reading them."""
+        """Take in ids (1, T), without their logits, as many at once as the past can."""
+        for first in range(0, ids.shape[1], self.past.chunk):
+            self._prefill_chunk(ids[:, first:first + self.past.chunk], sequence)
+
+    def _prefill_chunk(self, ids, sequence):
+        """Each thread takes some of the positions: in every layer they wait for each other between writing keys and reading them."""
         T, start = ids.shape[1], self.length(sequence)
+        self.past.make_room(sequence, start, start + T)         # before there are threads
         parts = min(self.threads, T)
         barrier = threading.Barrier(parts)
 

@@ -21,7 +21,7 @@ from .matmul import ROWS, WIDTH, address, copy_panel, pack, panel_bytes, panels_
 
 QUERIES = 32                # queries in a block
 TILES = -(-QUERIES // ROWS)
-ROUND = 64                  # rows of scores are multiples of it: what remains of a loop over vectors is slow
+ROUND = 16                  # loops over a row go over multiples of it: what remains of a loop over vectors is slow
 
 
 @jit
@@ -82,6 +82,19 @@ def _hide(row, seen, place, spans, S):
             seen[place[start]:place[start] + end - start] = 1
     for j in range(row.size):
         row[j] = row[j] if seen[j] else -np.inf
+
+
+@jit
+def _rounded(row, start, end):
+    """Where whole vectors of a row begin and end that hold start to end, if anything does; zeros are put into the others.
+
+    Loops then go over this part of the row: over indices that do not begin at 0 LLVM makes no vectors.
+    """
+    low = start // ROUND * ROUND if start < end else 0
+    high = min(low - (low - end) // ROUND * ROUND, row.size) if start < end else 0
+    row[:low] = 0
+    row[high:] = 0
+    return low, high
 
 
 @jit
@@ -163,8 +176,8 @@ def _over_queries(real, size, c, c_row, P, pitch, a, a_row, panel, parts, n, Q, 
 class Scratch(NamedTuple):
     """Memory of one call, for blocks of Q queries, S keys at most."""
 
-    scores: np.ndarray          # (Q, S and more) of a block, then their probabilities
-    dP: np.ndarray              # (Q, S and more), backward only
+    scores: np.ndarray          # of a block, then their probabilities: rows as far apart as the block needs, and a line of memory
+    dP: np.ndarray              # the same, backward only
     k_columns: np.ndarray       # panels of k^T of one head, or of the keys that are gathered for a block
     v_columns: np.ndarray       # panels of v^T, backward only
     rows: np.ndarray            # panels of v (forward) or k (backward)
@@ -213,11 +226,11 @@ def _pack(scratch, k, v, backward):
 
 @jit
 def _forward(scratch, y, lse, q, k, v, spans, scale):
-    """spans (1 or B, T, M, 2). Most loops run over whole rows, hidden keys and all: faster than to stop at each row's length."""
+    """spans (1 or B, T, M, 2)."""
     scores, bounds, tiles = scratch.scores, scratch.bounds, scratch.tiles
     B, T, H, D = q.shape
     S, size, group = k.shape[1], q.itemsize, H // k.shape[2]
-    q_row, y_row, pitch = q.strides[1] // size, y.strides[1] // size, scores.shape[1]
+    q_row, y_row = q.strides[1] // size, y.strides[1] // size
     real = q.dtype.type
     number, nothing = real(0), -real(np.inf)
     P_ = address(scores)
@@ -236,11 +249,12 @@ def _forward(scratch, y, lse, q, k, v, spans, scale):
                     y[b, first:first + Q, h] = number
                     lse[b, h, first:first + Q] = nothing
                     continue
-                _times_keys(number, size, P_, pitch, _corner(q, b, first, h), q_row,
-                            panels_at(scratch.k_columns) + (low - origin) * size // (2 * WIDTH) * panel_bytes(D, size), tiles, Q, K, D)  # (1)
                 W = -(-K // ROUND) * ROUND
+                pitch = W + WIDTH // size
+                columns = panels_at(scratch.k_columns) + (low - origin) * size // (2 * WIDTH) * panel_bytes(D, size)
+                _times_keys(number, size, P_, pitch, _corner(q, b, first, h), q_row, columns, tiles, Q, K, D)       # (1)
                 for i in range(Q):                                                                  # (2) (3)
-                    row = scores[i, :W]
+                    row = scores[i * pitch:i * pitch + W]
                     start, end = bounds[i, 0], bounds[i, 1]
                     if several:
                         _hide(row[:K], scratch.seen, scratch.place, of[first + i], S)
@@ -251,13 +265,15 @@ def _forward(scratch, y, lse, q, k, v, spans, scale):
                         row[:] = number
                         lse[b, h, first + i] = nothing
                         continue
+                    at, stop = _rounded(row, start, end)
+                    row, start, end = row[at:stop], start - at, end - at
                     total = number
-                    for j in range(W):
+                    for j in range(row.size):
                         e = exp((row[j] - top) * scale) if start <= j < end else number
                         row[j] = e
                         total += e
                     share = real(1) / total
-                    for j in range(W):
+                    for j in range(row.size):
                         row[j] *= share
                     lse[b, h, first + i] = top * scale + np.log(total)
                 _over_keys(number, size, _corner(y, b, first, h), y_row, P_, pitch, panels_at(scratch.rows) + (low - origin) * 2 * WIDTH,
@@ -273,7 +289,7 @@ def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
     q_row, dy_row, dq_row = q.strides[1] // size, dy.strides[1] // size, dq.strides[1] // size
     real = q.dtype.type
     number, nothing = real(0), -real(np.inf)
-    P_, dP_, pitch = address(scores), address(dP), scores.shape[1]
+    P_, dP_ = address(scores), address(dP)
     panel = panels_at(scratch.panel)
     known_low, known_high = 0, 0                        # keys of this head that have got a gradient, to which others add
     for b in range(B):
@@ -296,12 +312,13 @@ def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
                     dq[b, first:first + Q, h] = number
                     continue
                 q_, dy_ = _corner(q, b, first, h), _corner(dy, b, first, h)
+                W = -(-K // ROUND) * ROUND
+                pitch = W + WIDTH // size
                 columns = (low - origin) * size // (2 * WIDTH) * panel_bytes(D, size)
                 _times_keys(number, size, P_, pitch, q_, q_row, panels_at(scratch.k_columns) + columns, tiles, Q, K, D)     # (1) again
                 _times_keys(number, size, dP_, pitch, dy_, dy_row, panels_at(scratch.v_columns) + columns, tiles, Q, K, D)  # (5)
-                W = -(-K // ROUND) * ROUND
                 for i in range(Q):                                                                                  # (3) (2)
-                    row, drow = scores[i, :W], dP[i, :W]
+                    row, drow = scores[i * pitch:i * pitch + W], dP[i * pitch:i * pitch + W]
                     start, end = bounds[i, 0], bounds[i, 1]
                     if several:
                         _hide(row[:K], scratch.seen, scratch.place, of[first + i], S)
@@ -311,7 +328,10 @@ def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
                     mean = number
                     for c in range(D):
                         mean += dy[b, first + i, h, c] * y[b, first + i, h, c]
-                    for j in range(W):
+                    at, stop = _rounded(row, start, end)
+                    _rounded(drow, start, end)
+                    row, drow, start, end = row[at:stop], drow[at:stop], start - at, end - at
+                    for j in range(row.size):
                         seen = start <= j < end
                         p = exp(row[j] * scale - norm) if seen else number
                         row[j] = p
@@ -349,20 +369,21 @@ def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
 
 def _as_array(spans, T, S):
     """Spans as (1 or B, T, M, 2), read-only, so that Numba knows one type of them; None: one interval of all keys."""
-    spans = np.broadcast_to(np.array([0, S]), (1, T, 1, 2)) if spans is None else spans.view() if spans.ndim == 4 else spans[None]
+    spans = np.tile(np.array([0, S]), (1, T, 1, 1)) if spans is None else spans.view() if spans.ndim == 4 else spans[None]
     spans.flags.writeable = False
     return spans
 
 
 def _scratch(spans, T, S, D, dtype, backward):
-    rows, pitch, several = min(T, QUERIES), -(-S // ROUND) * ROUND, spans.shape[2] > 1
+    rows, pitch, several = min(T, QUERIES), -(-S // ROUND) * ROUND + WIDTH // dtype.itemsize, spans.shape[2] > 1
     nothing = empty((0,), dtype)
     whole = lambda *shape: empty(shape, np.dtype(np.int64))
-    return Scratch(empty((rows, pitch), dtype), empty((rows if backward else 0, pitch), dtype), panels_for(D, S, dtype),
+    return Scratch(empty((rows * pitch,), dtype), empty((rows * pitch if backward else 0,), dtype), panels_for(D, S, dtype),
                    panels_for(D, S, dtype) if backward else nothing, panels_for(S, D, dtype),
                    panels_for(rows, WIDTH // dtype.itemsize, dtype) if backward else nothing,
                    whole(rows, 2), whole(TILES, 2), whole(-(-S // 4) + 8 if backward else 0, 5),
-                   empty((4 if backward else 2, S, D) if several else (0, 0, 0), dtype), *(whole(S if several else 0) for _ in range(3)))
+                   empty((4 if backward else 2, S, D) if several else (0, 0, 0), dtype), *(whole(S if several else 0) for _ in range(2)),
+                   empty((S if several else 0,), np.dtype(np.uint8)))
 
 
 def _rowwise(x):

@@ -196,7 +196,7 @@ def _sees(pattern, window, t, s):
 
 
 @jit_borrowing
-def _attend(N, y, scores, qkv, keys, values, sequences, positions, vectors, layer, choices, first, last):
+def _attend(N, y, scores, qkv, keys, values, origins, sequences, positions, vectors, layer, choices, first, last):
     """For these heads of keys, and the heads of queries that they serve: keep the new keys and values, then let each position
     attend to its sequence up to itself."""
     G, D = keys.shape[1], keys.shape[3]
@@ -210,10 +210,10 @@ def _attend(N, y, scores, qkv, keys, values, sequences, positions, vectors, laye
             key = qkv[n, (H + g) * D:(H + g + 1) * D]
             _prepare(key, vectors.k_norm[layer], vectors.cos[t], vectors.sin[t], choices)
             for d in range(D):
-                keys[sequences[n], g, t, d] = key[d]
-                values[sequences[n], g, t, d] = qkv[n, (H + G + g) * D + d]
+                keys[sequences[n], g, t - origins[n], d] = key[d]
+                values[sequences[n], g, t - origins[n], d] = qkv[n, (H + G + g) * D + d]
         for n in range(N):
-            t = positions[n]
+            t, origin = positions[n], origins[n]
             past_keys, past_values = keys[sequences[n], g], values[sequences[n], g]
             start = max(0, t + 1 - choices.window) if choices.pattern == WINDOW else 0
             for h in range(g * group, (g + 1) * group):
@@ -223,7 +223,7 @@ def _attend(N, y, scores, qkv, keys, values, sequences, positions, vectors, laye
                 for s in range(start, t + 1):
                     score = real(0)
                     for d in range(D):
-                        score += query[d] * past_keys[s, d]
+                        score += query[d] * past_keys[s - origin, d]
                     score *= scale
                     if choices.softcap > 0:
                         cap = real(choices.softcap)
@@ -243,7 +243,7 @@ def _attend(N, y, scores, qkv, keys, values, sequences, positions, vectors, laye
                 for s in range(start, t + 1):
                     p = scores[s]
                     for d in range(D):
-                        y[n, h * D + d] += p * past_values[s, d]
+                        y[n, h * D + d] += p * past_values[s - origin, d]
                 for d in range(D):
                     y[n, h * D + d] /= total
 
@@ -255,11 +255,11 @@ def _share(n, rank, threads):
 
 
 @jit
-def decode(rank, threads, logits, tokens, sequences, positions, keys, values, matrices, scales, vectors, shared, choices):
+def decode(rank, threads, logits, tokens, sequences, positions, keys, values, origins, matrices, scales, vectors, shared, choices):
     """logits (N, V) of tokens (N), the newest of these sequences (N) at these positions (N); writes keys and values.
 
-    keys, values (L, sequences, G, T, D) hold what came before; several positions of one sequence come in their order. Every one
-    of `threads` threads calls this with its own rank, all else the same.
+    keys, values (L, sequences, G, S, D) hold what came before, from position origins (N) on; several positions of one sequence
+    come in their order. Every one of `threads` threads calls this with its own rank, all else the same.
     """
     N, C = logits.shape[0], vectors.norm_w.shape[0]
     F, G, V = matrices.up.shape[1], keys.shape[2], logits.shape[1]
@@ -281,7 +281,7 @@ def decode(rank, threads, logits, tokens, sequences, positions, keys, values, ma
             _norm(N, h, x, vectors.norm1_w[layer], vectors.norm1_b[layer], eps, rms)
         _product(N, qkv, source, matrices.qkv[layer], scales.qkv[layer], vectors.qkv_b[layer], *_share(qkv.shape[1], rank, threads))
         meet(counter, threads)
-        _attend(N, y, scores, qkv, keys[layer], values[layer], sequences, positions, vectors, layer, choices,
+        _attend(N, y, scores, qkv, keys[layer], values[layer], origins, sequences, positions, vectors, layer, choices,
                 *_share(G, rank, threads))
         meet(counter, threads)
         _product(N, added, y, matrices.proj[layer], scales.proj[layer], vectors.proj_b[layer], *_share(C, rank, threads))

@@ -146,22 +146,28 @@ class GPT(LanguageModel):
     def past(self, sequences=1):
         """Room for the keys and values of so many sequences, for `step`."""
         c = self.config
-        return Past(c.n_layer, sequences, c.kv_heads, c.block_size, c.head_size, self.parameters.dtype)
+        return Past(c.n_layer, sequences, c.kv_heads, c.block_size, c.head_size, self.parameters.dtype,
+                    c.window if c.attention == "window" else None)
 
     def step(self, ids, past):
         """ids (B, T), the next T tokens of each sequence -> logits (B, T, V), those that `forward` gives for whole sequences.
 
         past (Past of B sequences) takes the tokens in. Raises InputError where they would not fit into block_size.
         """
-        h = self.trunk_step(self.check_ids(ids), past)
-        past.lengths += h.shape[1]
-        return self.head.step(h, None)
+        ids, parts = self.check_ids(ids), []
+        for first in range(0, ids.shape[1], past.chunk):
+            h = self.trunk_step(ids[:, first:first + past.chunk], past)
+            past.lengths += h.shape[1]
+            parts.append(self.head.step(h, None))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def trunk_step(self, ids, past):
-        """As step, everything below the head -> h (B, T, C); past.lengths stay as they are."""
+        """As step, everything below the head, for past.chunk tokens at most -> h (B, T, C); past.lengths stay as they are."""
         if past.lengths.max() + ids.shape[1] > self.config.block_size:
             raise InputError(f"{past.lengths.max()} + {ids.shape[1]} positions do not fit into block_size={self.config.block_size}: "
                              "begin anew with the last of them, learned positions cannot slide")
+        for sequence, length in enumerate(past.lengths):
+            past.make_room(sequence, length, length + ids.shape[1])
         x = self.embedding.step(ids, past)
         for block, layer_past in zip(self.blocks, past.layers(), strict=True):
             x = block.step(x, layer_past)

@@ -107,7 +107,7 @@ def draw(found, path):
     axes.set_ylabel("validation loss (nats a token)")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, format="png", dpi=90)
+    figure.savefig(path, format="png", dpi=80)
 
 
 def main(argv=None):
@@ -115,14 +115,14 @@ def main(argv=None):
     parser = Parser(prog="compare_variants.py", description="Train variants of the transformer of equal size on equal tokens.")
     parser.add_argument("--data", default=None, metavar="PATH", help="text file or folder of them (default: the embedded corpus)")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="which of them")
-    parser.add_argument("--steps", type=at_least(1), default=300, help="steps of each run")
+    parser.add_argument("--steps", type=at_least(1), default=200, help="steps of each run")
     parser.add_argument("--seeds", type=at_least(1), default=3, help=f"runs of {' and '.join(MAIN)}; of the others one")
     parser.add_argument("--batch_size", type=at_least(1), default=16, help="contexts in a step")
     parser.add_argument("--block_size", type=at_least(4), default=128, help="context, in tokens")
     parser.add_argument("--n_layer", type=at_least(1), default=2, help="transformer blocks")
     parser.add_argument("--n_embd", type=at_least(8), default=128, help="width, a multiple of 8; there are 4 heads")
     parser.add_argument("--vocab_size", type=at_least(257), default=1024, help="tokens in the vocabulary")
-    parser.add_argument("--lr", type=float, default=4e-3, help="highest learning rate")
+    parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--threads", type=at_least(1), default=None, help="replicas, each with a thread (default: one a core)")
     parser.add_argument("--plot", default=None, metavar="FILE", help="draw the curves into this picture")
     parser.add_argument("--one", nargs=2, default=None, metavar=("VARIANT", "SEED"), help="a single run in this process, as JSON")
@@ -138,6 +138,7 @@ def main(argv=None):
     print("| variant | parameters | validation loss | runs | step | peak memory |\n|---|---|---|---|---|---|")
     found = {}
     for name in args.variants:
+        run_elsewhere(name, 1337, [*argv, "--steps", "1"])          # compiling takes memory, and is done once
         found[name] = [run_elsewhere(name, 1337 + n, argv) for n in range(args.seeds if name in MAIN else 1)]
         print(row(name, found[name]), flush=True)
     if args.plot:

@@ -108,7 +108,7 @@ def main(argv=None):
 
     _, held_out = hold_out(prompts, VAL_FRACTION, key=lambda prompt: prompt.text, seed=SEED)
     print(f"\n{len(held_out)} held-out questions, an answer drawn to each; KL in nats an answer from the model that both began with")
-    print(f"  {'':12}  {'reward':>7}  {"KL":>6}  {'tokens':>6}  {'ended':>6}")
+    print(f"  {'':12}  {'reward':>7}  {'KL':>6}  {'tokens':>6}  {'ended':>6}")
     shown = {}
     for name in ("before", *methods):
         learnt = model if name == "before" else load_model(folder / name.lower(), ops=model.ops)[0]

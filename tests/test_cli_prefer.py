@@ -60,6 +60,10 @@ def test_a_reward_model_and_then_reinforcement_by_it(begun, capsys):
     assert first["val/kl"] < 1e-4 < 1e-3 < last["val/kl"]                                  # the reference stays what it was
     assert prefer(begun, "reinforce", "--reward", str(begun / "base"), *ASKED, out="other") == 2
     assert "must be a reward model" in capsys.readouterr().err
+    again = ["finetune", "prefer", "--resume", "--out_dir", str(begun / "out"), "--max_iters", "5"]
+    assert main(again) == 0                                                                 # by the same judge
+    assert prefer(begun, "reward", "--seed", "5", "--overwrite", out="judge") == 0
+    assert main(again) == 2 and "no longer the reward model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method, flags", [("dpo", ("--lora_rank", "2")), ("reward", ("--freeze", "all")),

@@ -1,11 +1,13 @@
 """numpyllm finetune prefer: a model learns which of two answers is better, or what a reward asks for."""
 
+import hashlib
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
 from .. import training
 from ..errors import InputError
+from ..files import read_bytes
 from ..finetuning.dpo import DPO, reference_logprobs
 from ..finetuning.instructions import generate_answers
 from ..finetuning.preferences import Form, PairBatches, Pairs, evaluate_pairs, hold_out, read_preferences
@@ -63,7 +65,8 @@ def run(args):
     """The task with parsed options -> exit code."""
     opened = open_finetuning(args, "prefer", kept=KEPT)
     args.template = args.template or _template_of(args.model)
-    trainer = make_trainer(opened._replace(facts=opened.facts | {"template": args.template}), args)
+    opened = opened._replace(facts=opened.facts | {"template": args.template} | _facts_of_reward(args.reward, opened.state))
+    trainer = make_trainer(opened, args)
     if code := run_finetuning(opened, trainer):
         return code
     folder = shlex.quote(args.out_dir)
@@ -148,6 +151,16 @@ def _reward(name, opened):
     require_reward_model(model, f"{name}, the reward,")
     template = state["facts"].get("template")
     return ModelReward(model, Form(TEMPLATES[template if template in TEMPLATES else "plain"], tokenizer, model.config.block_size))
+
+
+def _facts_of_reward(name, state):
+    """Which reward model a run is judged by. InputError if a run that goes on would be judged by another."""
+    if not name or not Path(name).is_dir():
+        return {}
+    sha256 = hashlib.sha256(read_bytes(training.newest_checkpoint(name) / "manifest.json")).hexdigest()
+    if state is not None and state["facts"].get("reward_sha256") != sha256:
+        raise InputError(f"{name} is no longer the reward model that the run began with: put that back, or train into another --out_dir")
+    return {"reward": str(Path(name).resolve()), "reward_sha256": sha256}
 
 
 def _template_of(folder):

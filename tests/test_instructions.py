@@ -216,6 +216,8 @@ def test_a_batch_is_a_function_of_seed_and_step_alone():
     assert all(np.array_equal(a, b) for x, y in zip(forward, backward, strict=True) for a, b in zip(x, y, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(one(0), make(seed=4)(0), strict=True) if a.shape == b.shape)
     assert not np.array_equal(one.row(0), one.row(1))
+    plain = ExampleBatches(some_examples(30), batch_size=2, block_size=16, seed=3)
+    assert all(np.array_equal(a, b) for a, b in zip(one(3, 1), plain(7), strict=True))      # micro-batches follow each other
 
 
 def write(folder, name, content):

@@ -204,6 +204,8 @@ def test_each_epoch_has_each_example_once_and_packs_them_anew():
     padded = ExampleBatches(examples, batch_size=4, block_size=16, seed=3, pack=False)
     ids, targets = padded(0)
     assert len(ids) == 4 and padded.n_rows == 40 and ((targets != -1).sum(axis=1) > 0).all()
+    lengths = [[len(examples[i].ids) for [i] in map(padded.row, range(first, first + 40))] for first in (0, 40)]
+    assert lengths[0] != lengths[1] and sorted(lengths[0]) == sorted(lengths[1])        # rows are shuffled
 
 
 def test_a_batch_is_a_function_of_seed_and_step_alone():
@@ -214,6 +216,8 @@ def test_a_batch_is_a_function_of_seed_and_step_alone():
     assert all(np.array_equal(a, b) for x, y in zip(forward, backward, strict=True) for a, b in zip(x, y, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(one(0), make(seed=4)(0), strict=True) if a.shape == b.shape)
     assert not np.array_equal(one.row(0), one.row(1))
+    plain = ExampleBatches(some_examples(30), batch_size=2, block_size=16, seed=3)
+    assert all(np.array_equal(a, b) for a, b in zip(one(3, 1), plain(7), strict=True))      # micro-batches follow each other
 
 
 def write(folder, name, content):

@@ -1,4 +1,4 @@
-"""Preferences on the model of finetune_instruct.py: it shall answer in about forty characters. Under five minutes on two cores.
+"""Preferences on the model of finetune_instruct.py: it is to answer in about forty characters. Under five minutes on two cores.
 
     python examples/finetune_prefer.py                      begins with out/instruct, and trains that first if it is not there
     python examples/finetune_prefer.py --reward full_stop   asks for something else (numpyllm finetune prefer --help names rewards)
@@ -8,6 +8,8 @@ What is asked for is a function of the answer, so progress can be measured, on p
 DPO         the model answers each question twice, the function says which answer is better, and that is all that is learnt from:
             pairs, no numbers
 REINFORCE   the model answers, the function says how good that was, and what was better than its other answers becomes likelier
+
+In most pairs the shorter answer is the better one, so DPO learns to be short, and becomes too short: docs/preferences.md.
 """
 
 import json

@@ -115,7 +115,7 @@ def main(argv=None):
     parser.add_argument("--labels", type=at_least(0), default=40,
                         help="labelled docstrings of each module to learn from; 0: all that are not held out")
     parser.add_argument("--steps", type=at_least(1), default=160, help="steps of fine-tuning, and of training from scratch")
-    parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate of both")
+    parser.add_argument("--lr", type=float, default=5e-4, help="highest learning rate of both")
     parser.add_argument("--threads", type=at_least(1), default=None, help="replicas of the model (default: one a core)")
     parser.add_argument("--seed", type=at_least(0), default=1, help="all randomness of the two follows from it")
     args = parser.parse_args(argv)

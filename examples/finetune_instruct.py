@@ -21,16 +21,16 @@ from numpyllm.cli.finetune_instruct import add_options, run
 from numpyllm.cli.train import main as pretrain
 from numpyllm.data.corpus import library_files
 from numpyllm.files import replacing
-from numpyllm.finetuning.instructions import generate_answers, hold_out, read_instructions
+from numpyllm.finetuning.instructions import generate_answers, hold_out, read_instructions, spread
 from numpyllm.finetuning.packing import in_order
 from numpyllm.finetuning.templates import TEMPLATES
 from numpyllm.interop import load_model
-from numpyllm.training import evaluate
+from numpyllm.training import evaluate, load_checkpoint, newest_checkpoint
 
 KINDS = {"what it does": "What does ", "its arguments": "What are the arguments of ", "its module": "Which module has "}
 SHOWN = 3                   # held-out questions of each kind
 ASKED = 100                 # of each kind, to count right answers
-SHORTEST, LONGEST = 10, 160  # characters of a first sentence
+LENGTHS = range(10, 161)    # of a first sentence, in characters
 
 
 def definitions(files, root):
@@ -72,7 +72,7 @@ def first_sentence(doc):
     """The first sentence of a docstring, "" if that is too short, too long or a signature."""
     paragraph = " ".join(doc.split("\n\n")[0].split())
     sentence, dot, _ = paragraph.partition(". ")
-    return sentence + "." * bool(dot) if SHORTEST <= len(sentence) <= LONGEST and "->" not in sentence else ""
+    return sentence + "." * bool(dot) if len(sentence) in LENGTHS and "->" not in sentence else ""
 
 
 def arguments(node):
@@ -93,20 +93,21 @@ def write_instructions(path):
 def show(before, after, tokenizer, learnt, held_out, args):
     """Print what the model has learnt of each kind of question: losses, right answers, and answers as they are."""
     template, block_size = TEMPLATES[args.template], after.config.block_size
-    loss = lambda model, some: evaluate(model, in_order(some, batch_size=args.batch_size, block_size=block_size), tokenizer.token_byte_lengths).loss
+    sizes = {"batch_size": args.batch_size, "block_size": block_size, "pack": args.packing}
+    loss = lambda model, some: evaluate(model, in_order(some, **sizes), tokenizer.token_byte_lengths).loss
     print("\nheld-out questions; loss in nats a token of the answer")
     for kind, begin in KINDS.items():
         some, others = ([example for example in examples if example.question.startswith(begin)] for examples in (held_out, learnt))
         if not some or not others:
             continue
-        asked, [(usual, _)] = some[:ASKED], Counter(map(answer_of, others)).most_common(1)
+        asked, [(usual, _)] = spread(some, ASKED), Counter(map(answer_of, others)).most_common(1)
         said = generate_answers(after, tokenizer, [example.turns[0].prompt for example in asked], args.answer_tokens, stop=template.stop)
         right = sum(answer == answer_of(example) for answer, example in zip(said, asked, strict=True))
         frequent = sum(usual == answer_of(example) for example in asked)
         print(f"\n{kind}: {len(some)} questions, loss {loss(before, some):.3f} before and {loss(after, some):.3f} after"
-              f" ({loss(after, others[:len(some)]):.3f} of as many that were learnt);"
+              f" ({loss(after, spread(others, len(some))):.3f} of as many that were learnt);"
               f" {right} of {len(asked)} answers exactly right, {frequent} if the most frequent one were always given")
-        for example, answer in list(zip(asked, said, strict=True))[:SHOWN]:
+        for example, answer in spread(list(zip(asked, said, strict=True)), SHOWN):
             print(f"  > {example.question}\n    {answer}\n    (right: {answer_of(example)})")
 
 
@@ -116,7 +117,7 @@ def answer_of(example):
 
 def main(argv=None):
     parser = Parser(prog="finetune_instruct.py", description="Teach a small GPT to answer questions about Python's standard library.")
-    add_options(parser, defaults={"max_iters": 350, "learning_rate": 1e-3, "eval_interval": 70})
+    add_options(parser, defaults={"max_iters": 280, "learning_rate": 1e-3, "eval_interval": 70})
     parser.set_defaults(model="out/small", answer_tokens=48)
     args = parser.parse_args(argv)
     if not Path(args.model).exists():
@@ -132,7 +133,8 @@ def main(argv=None):
     after, _ = load_model(args.out_dir)
     examples = read_instructions(args.data, TEMPLATES[args.template], tokenizer, after.config.block_size, truncate=args.truncate,
                                  skip_bad=args.skip_bad)
-    show(before, after, tokenizer, *hold_out(examples, args.val_fraction, seed=args.seed), args)
+    _, state, _ = load_checkpoint(newest_checkpoint(args.out_dir))
+    show(before, after, tokenizer, *hold_out(examples, args.val_fraction, seed=state["train"]["seed"]), args)
     print("\nThe library's docstrings are in the text that out/small was trained on, those of held-out questions included: what is held out "
           "is the\nquestion, not every sentence of its answer.")
     return 0

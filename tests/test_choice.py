@@ -1,7 +1,5 @@
 """Multiple choice: scores by the definition, examples before a question, files as GLUE and SuperGLUE publish them, bad ones."""
 
-import json
-
 import numpy as np
 import pytest
 

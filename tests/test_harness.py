@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from numpyllm import kernels
+from numpyllm.cli.main import main
+from numpyllm.errors import InputError
 from numpyllm.evaluation import Question, answer_questions
 from numpyllm.interop import load_pretrained, save_pretrained
 from numpyllm.models import GPT, GPTConfig
@@ -105,6 +107,16 @@ def test_a_local_task_scores_and_choices(ours, theirs, tasks, shots, tmp_path, m
             assert np.abs(one.logprobs - expected).max() < 1e-9
 
 
+def test_the_command(folder, tasks, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    assert tasks.all_tasks == ["local_choice"]
+    command = ["eval", "harness", "--model", str(folder), "--include_path", str(tmp_path), "--json", str(tmp_path / "o.json"), "--tasks"]
+    assert main([*command, "local_choice", "--resamples", "10"]) == 0
+    found = json.loads((tmp_path / "o.json").read_text())["results"]["local_choice"]
+    assert "local_choice" in capsys.readouterr().out and 0 <= found["acc,none"] <= 1
+    assert main([*command, "local_choice,lokal"]) == 2 and "no task 'lokal'" in capsys.readouterr().err
+
+
 def test_loglikelihood_of_odd_pairs(ours, theirs):
     requests = [Request("", "A whale"), Request("A whale ", "is"), Request("A whale", " is a mammal"), Request("A wh", "ale"),
                 Request("", "<|endoftext|>A whale"), Request("<|endoftext|>The", " blue"), Request(TEXT, " skies " * 4)]
@@ -127,6 +139,19 @@ def test_loglikelihood_rolling_at_all_lengths(ours, theirs, length):
     text = ours.tokenizer.decode(ours.tokenizer.encode(TEXT)[:length])
     expected, got = theirs.loglikelihood_rolling([Request(text)]), ours.loglikelihood_rolling([Request(text)])
     assert abs(expected[0] - got[0]) < 1e-9
+
+
+def test_settings_that_are_not_known_are_refused(ours):
+    with pytest.raises(InputError, match="num_beams of a task's generation_kwargs mean nothing here"):
+        ours.generate_until([Request("A", {"until": [], "num_beams": 4})])
+
+
+def test_drawn_text_is_a_function_of_the_seed(ours):
+    from numpyllm.evaluation.harness import HarnessLM
+    requests = [Request("A whale", {"do_sample": True, "temperature": 1.0, "max_gen_toks": 9})] * 2
+    first = ours.generate_until(requests)
+    assert first == ours.generate_until(requests) != HarnessLM(ours.model, ours.tokenizer, seed=1).generate_until(requests)
+    assert first[0] != first[1]
 
 
 @pytest.mark.parametrize("settings", [{"until": ["\n\n"], "max_gen_toks": 20}, {"until": "a", "max_new_tokens": 20},

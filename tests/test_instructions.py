@@ -15,7 +15,7 @@ from numpyllm import kernels, ops
 from numpyllm.cli.arguments import guarded
 from numpyllm.cli.main import main
 from numpyllm.errors import InputError
-from numpyllm.finetuning.instructions import generate_answers, hold_out, read_instructions
+from numpyllm.finetuning.instructions import generate_answers, hold_out, read_instructions, spread
 from numpyllm.finetuning.packing import ExampleBatches, first_fit_decreasing, in_order
 from numpyllm.finetuning.templates import TEMPLATES, Message, Turn, encode, encode_turns, ending
 from numpyllm.interop import load_model, save_model
@@ -289,6 +289,10 @@ def test_no_question_is_on_both_sides(tmp_path):
         hold_out(examples[:3], 0.001)
 
 
+def test_examples_are_shown_from_all_parts_of_a_file():
+    assert [spread(list(range(10)), n) for n in (0, 1, 3, 20)] == [[], [0], [0, 4, 9], list(range(10))]
+
+
 @pytest.mark.parametrize("tokenizer", [TOKENIZER, BARE, MARKED], ids=["end of text", "no special token", "chat's tokens"])
 @pytest.mark.parametrize("name", ["plain", "chat"])
 def test_a_model_that_has_learnt_answers_says_them_and_ends(tokenizer, name):
@@ -359,9 +363,10 @@ def test_bad_examples_on_the_command_line(begun, capsys):
 
 
 def test_an_lstm_learns_from_rows_of_its_own(begun, capsys):
-    save_model(begun / "base", LSTMLM(LSTMConfig(n_layer=1, n_embd=8, block_size=64, vocab_size=TOKENIZER.n_vocab)), TOKENIZER)
-    assert instruct(begun) == 2 and "give --no_packing" in capsys.readouterr().err
-    assert instruct(begun, "--no_packing") == 0
+    save_model(begun / "lstm", LSTMLM(LSTMConfig(n_layer=1, n_embd=8, block_size=64, vocab_size=TOKENIZER.n_vocab)), TOKENIZER)
+    flags = ["--model", str(begun / "lstm")]
+    assert instruct(begun, *flags) == 2 and "give --no_packing" in capsys.readouterr().err
+    assert instruct(begun, *flags, "--no_packing") == 0
 
 
 def test_beams_need_a_token_to_end_at(tmp_path, capsys):

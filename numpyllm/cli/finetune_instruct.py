@@ -3,7 +3,7 @@
 import shlex
 
 from ..errors import InputError
-from ..finetuning.instructions import generate_answers, hold_out, read_instructions
+from ..finetuning.instructions import generate_answers, hold_out, read_instructions, spread
 from ..finetuning.packing import ExampleBatches, in_order
 from ..finetuning.templates import TEMPLATES
 from ..models import architecture_of
@@ -63,7 +63,7 @@ def make_trainer(opened, args, log=print):
     validation = in_order(held_out, **sizes)
     log(f"{len(learnt):,} examples in {batches.n_rows:,} rows, {_answer_tokens(learnt):,} tokens of answers; {len(held_out):,} held out; "
         f"{batches.epoch(config.max_iters):.1f} epochs")
-    shown = held_out[:args.show]
+    shown = spread(held_out, args.show)
 
     def sample(model):
         prompts = [example.turns[0].prompt for example in shown]

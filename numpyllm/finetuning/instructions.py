@@ -56,6 +56,12 @@ def hold_out(examples, fraction, *, seed=0):
     return train, held_out
 
 
+def spread(examples, n):
+    """n of the examples, or all if there are fewer, evenly from beginning to end: files are often sorted."""
+    places = np.linspace(0, len(examples) - 1, min(n, len(examples))).astype(int)
+    return [examples[i] for i in places]
+
+
 def generate_answers(model, tokenizer, prompts, max_new_tokens, *, stop=STOP, seed=0, **sampling):
     """The answers to prompts, as a template writes these, each a text up to its end: the likeliest token each time, unless fields
     of Sampling say otherwise."""

@@ -17,84 +17,11 @@ from ..workspace import empty, mark, release
 from ._arrays import any_complex, target
 from ._jit import jit
 from ._math import exp, maximum
+from ._seen import ROUND, bounds_of, gather, hide, hull, key_parts, whole_vectors
 from .matmul import ROWS, WIDTH, address, copy_panel, pack, panel_bytes, panels_at, panels_for, times_panel
 
 QUERIES = 32                # queries in a block
 TILES = -(-QUERIES // ROWS)
-ROUND = 16                  # loops over a row go over multiples of it: what remains of a loop over vectors is slow
-
-
-@jit
-def _clipped(interval, S):
-    return max(interval[0], 0), min(interval[1], S)
-
-
-@jit
-def _hull(spans, first, stop, S):
-    """The keys, low to high, that queries first to stop look at, at most. spans (T, M, 2)."""
-    low, high = S, 0
-    for t in range(first, stop):
-        for m in range(spans.shape[1]):
-            start, end = _clipped(spans[t, m], S)
-            if start < end:
-                low, high = min(low, start), max(high, end)
-    return min(low, high), high
-
-
-@jit
-def _bounds(bounds, tiles, spans, first, Q, low, K):
-    """One interval a query: bounds[i] is that of query first + i, counted from key `low`, and tiles[n] what the queries of a tile
-    see. Who sees nothing gets (K, 0), such a tile (0, 1): there is no product of nothing, and its probabilities are 0."""
-    for n in range(-(-Q // ROWS)):
-        tiles[n, 0], tiles[n, 1] = K, 0
-        for i in range(n * ROWS, min(Q, n * ROWS + ROWS)):
-            start, end = _clipped(spans[first + i, 0], low + K)
-            bounds[i, 0], bounds[i, 1] = (start - low, end - low) if start < end else (K, 0)
-            tiles[n, 0], tiles[n, 1] = min(tiles[n, 0], bounds[i, 0]), max(tiles[n, 1], bounds[i, 1])
-        if tiles[n, 0] >= tiles[n, 1]:
-            tiles[n, 0], tiles[n, 1] = 0, 1
-
-
-@jit
-def _gather(keys, place, spans, first, stop, S):
-    """Several intervals a query: keys[:K] are those that queries first to stop see, in order, and place[s] where s is -> K."""
-    place[:] = 0
-    for t in range(first, stop):
-        for m in range(spans.shape[1]):
-            start, end = _clipped(spans[t, m], S)
-            for s in range(start, end):
-                place[s] = 1
-    K = 0
-    for s in range(S):
-        if place[s]:
-            keys[K], place[s] = s, K
-            K += 1
-    return K
-
-
-@jit
-def _hide(row, seen, place, spans, S):
-    """Put -inf where a query sees nothing, so that exp makes 0 of it. row is of gathered keys; spans (M, 2)."""
-    seen[:row.size] = 0
-    for m in range(spans.shape[0]):
-        start, end = _clipped(spans[m], S)
-        if start < end:
-            seen[place[start]:place[start] + end - start] = 1
-    for j in range(row.size):
-        row[j] = row[j] if seen[j] else -np.inf
-
-
-@jit
-def _rounded(row, start, end):
-    """Where whole vectors of a row begin and end that hold start to end, if anything does; zeros are put into the others.
-
-    Loops then go over this part of the row: over indices that do not begin at 0 LLVM makes no vectors.
-    """
-    low = start // ROUND * ROUND if start < end else 0
-    high = min(low - (low - end) // ROUND * ROUND, row.size) if start < end else 0
-    row[:low] = 0
-    row[high:] = 0
-    return low, high
 
 
 @jit
@@ -126,38 +53,6 @@ def _over_keys(real, size, c, c_row, P, pitch, panels, apart, tiles, Q, D):
             times_panel(real, size, c + size * (i * c_row + j), c_row, 0, 0, P + size * (i * pitch + low), pitch, 1,
                         panels + low * 2 * WIDTH, min(ROWS, Q - i), min(wide, D - j), tiles[n, 1] - low)
         panels += apart
-
-
-@jit
-def _parts(parts, bounds, Q, K, known_low, known_high):
-    """Cut keys 0 to K into parts [key, stop, i, end, add]: queries i to end see them, some has or none has given them a gradient
-    before -> how many. All queries see the largest part; before and behind it are tiles. Known keys are known_low to known_high."""
-    left, right = 0, K                                  # what all queries see
-    for i in range(Q):
-        left, right = max(left, bounds[i, 0]), min(right, bounds[i, 1])
-    left, right = left + -left % 4, right - (right - K) % 4             # rows by fours: single ones are slow
-    if left >= right:
-        left, right = K, K
-    key, n = 0, 0
-    while key < K:
-        stop, i, end = right, 0, Q
-        if not left <= key < right:
-            stop = min(key + ROWS, left if key < left else K)
-        add = known_low <= key < known_high
-        if add:
-            stop = min(stop, known_high)
-        elif key < known_low:
-            stop = min(stop, known_low)
-        if not left <= key < right:
-            while end > 0 and not (bounds[end - 1, 0] < stop and bounds[end - 1, 1] > key):
-                end -= 1
-            while i < end and not (bounds[i, 0] < stop and bounds[i, 1] > key):
-                i += 1
-            end = max(end, 1)                           # nobody: a product with a probability of 0
-            i = min(i, end - 1)
-        parts[n, 0], parts[n, 1], parts[n, 2], parts[n, 3], parts[n, 4] = key, stop, i, end, add
-        key, n = stop, n + 1
-    return n
 
 
 @jit
@@ -197,13 +92,13 @@ def _look(scratch, k, v, b, g, of, first, Q, origin, backward):
     S, size = k.shape[1], k.itemsize
     bounds, tiles = scratch.bounds, scratch.tiles
     if of.shape[1] == 1:
-        low, high = _hull(of, first, first + Q, S)
+        low, high = hull(of, first, first + Q, S)
         if low == high:
             return low, 0
         low -= (low - origin) % (2 * WIDTH // size)     # where a panel begins
-        _bounds(bounds, tiles, of, first, Q, low, high - low)
+        bounds_of(bounds, tiles, of, first, Q, low, high - low)
         return low, high - low
-    K = _gather(scratch.keys, scratch.place, of, first, first + Q, S)
+    K = gather(scratch.keys, scratch.place, of, first, first + Q, S)
     bounds[:, 0], bounds[:, 1], tiles[:, 0], tiles[:, 1] = 0, K, 0, K
     near = scratch.gathered
     for n in range(K):
@@ -237,7 +132,7 @@ def _forward(scratch, y, lse, q, k, v, spans, scale):
     for b in range(B):
         of = spans[b if spans.shape[0] > 1 else 0]
         several = of.shape[1] > 1
-        origin, last = _hull(of, 0, T, S)
+        origin, last = hull(of, 0, T, S)
         for h in range(H):
             g = h // group
             if h % group == 0 and not several and last > origin:
@@ -257,7 +152,7 @@ def _forward(scratch, y, lse, q, k, v, spans, scale):
                     row = scores[i * pitch:i * pitch + W]
                     start, end = bounds[i, 0], bounds[i, 1]
                     if several:
-                        _hide(row[:K], scratch.seen, scratch.place, of[first + i], S)
+                        hide(row[:K], scratch.seen, scratch.place, of[first + i], S)
                     top = nothing
                     for j in range(start, end):
                         top = maximum(top, row[j])
@@ -265,7 +160,7 @@ def _forward(scratch, y, lse, q, k, v, spans, scale):
                         row[:] = number
                         lse[b, h, first + i] = nothing
                         continue
-                    at, stop = _rounded(row, start, end)
+                    at, stop = whole_vectors(row, start, end)
                     row, start, end = row[at:stop], start - at, end - at
                     total = number
                     for j in range(row.size):
@@ -295,7 +190,7 @@ def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
     for b in range(B):
         of = spans[b if spans.shape[0] > 1 else 0]
         several = of.shape[1] > 1
-        origin, last = _hull(of, 0, T, S)
+        origin, last = hull(of, 0, T, S)
         for h in range(H):
             g = h // group
             if h % group == 0:
@@ -321,15 +216,15 @@ def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
                     row, drow = scores[i * pitch:i * pitch + W], dP[i * pitch:i * pitch + W]
                     start, end = bounds[i, 0], bounds[i, 1]
                     if several:
-                        _hide(row[:K], scratch.seen, scratch.place, of[first + i], S)
+                        hide(row[:K], scratch.seen, scratch.place, of[first + i], S)
                     norm = lse[b, h, first + i]
                     if norm == nothing:
                         start, end = 0, 0
                     mean = number
                     for c in range(D):
                         mean += dy[b, first + i, h, c] * y[b, first + i, h, c]
-                    at, stop = _rounded(row, start, end)
-                    _rounded(drow, start, end)
+                    at, stop = whole_vectors(row, start, end)
+                    whole_vectors(drow, start, end)
                     row, drow, start, end = row[at:stop], drow[at:stop], start - at, end - at
                     for j in range(row.size):
                         seen = start <= j < end
@@ -339,7 +234,7 @@ def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
                 _over_keys(number, size, _corner(dq, b, first, h), dq_row, dP_, pitch, panels_at(scratch.rows) + (low - origin) * 2 * WIDTH,
                            panel_bytes(K if several else last - origin, size), tiles, Q, D)                         # (1)
                 if several:
-                    n = _parts(scratch.parts, bounds, Q, K, 0, 0)
+                    n = key_parts(scratch.parts, bounds, Q, K, 0, 0)
                     _over_queries(number, size, address(near[3]), D, P_, pitch, dy_, dy_row, panel, scratch.parts, n, Q, D)     # (5)
                     _over_queries(number, size, address(near[2]), D, dP_, pitch, q_, q_row, panel, scratch.parts, n, Q, D)      # (1)
                     for n in range(K):
@@ -354,7 +249,7 @@ def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
                     dk[b, s, g], dv[b, s, g] = number, number
                 for s in range(low + K, known_low):
                     dk[b, s, g], dv[b, s, g] = number, number
-                n = _parts(scratch.parts, bounds, Q, K, known_low - low, known_high - low)
+                n = key_parts(scratch.parts, bounds, Q, K, known_low - low, known_high - low)
                 _over_queries(number, size, _corner(dv, b, low, g), dv.strides[1] // size, P_, pitch, dy_, dy_row, panel, scratch.parts,
                               n, Q, D)                                                                              # (5)
                 _over_queries(number, size, _corner(dk, b, low, g), dk.strides[1] // size, dP_, pitch, q_, q_row, panel, scratch.parts,

@@ -265,3 +265,11 @@ def test_summary_and_table():
     found = summarise(scored, TASKS["stsb"].metrics, scale=True)
     assert found.keys() == {"raw"} and found["raw"]["spearman"]["value"] == 1
     assert number(float("nan")) == "undefined"
+
+
+def test_a_window_much_shorter_than_the_text():
+    model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=8, block_size=200, vocab_size=11, attention="window", window=8), dtype=np.float64)
+    ids = np.arange(151) % 11
+    [found] = log_likelihoods(model, [(ids[:140].tolist(), ids[140:].tolist())])
+    expected = model.logprobs(ids[None, :-1], ids[None, 1:])[0, 139:].sum()
+    assert abs(found.logprob - expected) < 1e-9

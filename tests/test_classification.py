@@ -13,7 +13,8 @@ from numpyllm.cli.main import main
 from numpyllm.errors import InputError
 from numpyllm.finetuning import (ClassificationBatches, ClassificationEvaluation, balanced_weights, best_checkpoint, evaluate_examples,
                                  load_examples)
-from numpyllm.finetuning.classification import POOL, log_probabilities, padded, read_examples
+from numpyllm.finetuning.classification import POOL, log_probabilities, read_examples
+from numpyllm.finetuning.packing import padded
 from numpyllm.interop import save_model
 from numpyllm.models import GPT, GPTClassifier, GPTConfig
 from numpyllm.tokenizer import CharacterTokenizer

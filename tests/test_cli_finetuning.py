@@ -53,8 +53,9 @@ def test_what_freeze_leaves_to_be_trained():
 
 @pytest.mark.parametrize("flags, share", [((), 1.0), (("--freeze", "1"), 0.5), (("--lora_rank", "1"), 0.2)])
 def test_the_adapted_model_begins_with_the_same_parameters(begun, flags, share):
-    opened = open_finetuning(args := parsed(begun, *flags), "instruct", log=lambda line: None)
+    opened = open_finetuning(args := parsed(begun, "--recompute", *flags), "instruct", log=lambda line: None)
     model = adapted(opened, args)
+    assert model.recompute
     assert all(np.array_equal(model.parameters[name], opened.model.parameters[name]) for name in opened.model.parameters)
     assert 0 < model.parameters.n_trainable <= share * model.parameters.data.size
     ids = np.arange(8)[None]

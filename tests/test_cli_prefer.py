@@ -5,6 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from numpyllm.cli import finetune_prefer
+from numpyllm.cli.arguments import Parser
+from numpyllm.cli.finetuning import open_finetuning
 from numpyllm.cli.main import main
 from numpyllm.interop import save_model
 from numpyllm.models import GPT, GPTConfig
@@ -91,6 +94,15 @@ def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(begun, capsys, flag
     assert message in error and error.count("\n") == 1 and not (begun / "out").exists()
 
 
+@pytest.mark.parametrize("method", ["dpo", "reward"])
+def test_recompute_reaches_the_model(begun, method):
+    finetune_prefer.add_options(parser := Parser(prog="test"))
+    args = parser.parse_args(["--method", method, "--model", str(begun / "base"), "--data", str(begun / "pairs.jsonl"), "--backend", "numpy",
+                              "--val_fraction", "0.3", "--template", "plain", "--recompute"])
+    quiet = lambda line: None
+    assert finetune_prefer.make_trainer(open_finetuning(args, "prefer", log=quiet), args, quiet).model.recompute
+
+
 def test_bad_records_are_named_or_skipped(begun, capsys):
     with open(begun / "pairs.jsonl", "a") as file:
         file.write('{"prompt": "a", "chosen": "b"}\n')
@@ -102,7 +114,6 @@ def test_bad_records_are_named_or_skipped(begun, capsys):
 
 def test_no_prompt_that_is_held_out_was_learnt(begun, monkeypatch):
     """What goes into training and what is evaluated, seen where they are made."""
-    from numpyllm.cli import finetune_prefer
     split, made = finetune_prefer.hold_out, []
     monkeypatch.setattr(finetune_prefer, "hold_out", lambda *args, **options: made.append(split(*args, **options)) or made[-1])
     rows = ROWS + [row | {"prompt": f" {row['prompt'].replace('a', 'A')}  "} for row in ROWS]

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numpyllm import kernels, ops
+from numpyllm.data.permutation import shuffled
 from numpyllm.errors import InputError
 from numpyllm.finetuning.dpo import DPO, answer_logprobs, reference_logprobs
-from numpyllm.finetuning.preferences import (EncodedPair, Form, PairBatches, Pairs, evaluate_pairs, hold_out, read_preferences,
-                                             shuffled)
+from numpyllm.finetuning.preferences import EncodedPair, Form, PairBatches, Pairs, evaluate_pairs, hold_out, read_preferences
 from numpyllm.finetuning.reinforce import (BASELINES, Prompt, Reinforce, Rollouts, advantages, answer_rows, read_prompts,
                                            sample_answers)
 from numpyllm.finetuning.reward_model import BradleyTerry, ModelReward

@@ -111,8 +111,8 @@ def _from_pairs(opened, args, form, log):
         objective = DPO(model, beta=args.beta, label_smoothing=args.label_smoothing)
     else:
         require_gpt(opened)
-        model = GPTClassifier.from_gpt(opened.model, 1, seed=config.seed, trainable=trainable_parts(args, opened.model.config.n_layer),
-                                       lora=lora_of(args))
+        model = GPTClassifier.from_gpt(opened.model, 1, seed=config.seed, recompute=config.recompute, lora=lora_of(args),
+                                       trainable=trainable_parts(args, opened.model.config.n_layer))
         objective = BradleyTerry(model, label_smoothing=args.label_smoothing)
     return SimpleNamespace(
         model=model, objective=objective, prompts=list(dict.fromkeys(pair.preference.prompt for pair in held_out)),

@@ -15,6 +15,8 @@ are needed. Not meant for secrets: f is a good mixer of bits, no cipher.
 
 import numpy as np
 
+from ..random import generator
+
 ROUNDS = 12         # Luby and Rackoff need 3 or 4 where the halves are long; short ones need more (see the test)
 
 
@@ -44,6 +46,15 @@ class Permutation:
             left = left ^ (_mixed(right, left_key) & self._left_mask)
             right = right ^ (_mixed(left, right_key) & self._right_mask)
         return left << self._right_bits | right
+
+
+def shuffled(first, count, n, seed, name):
+    """Numbers first ... first + count - 1 of an endless row: 0 ... n - 1 in a drawn order, then in another, and so on. (count,) int64."""
+    epochs, places = np.divmod(np.arange(first, first + count), n)
+    for epoch in np.unique(epochs):
+        rng, here = generator(seed, f"epoch/{name}", step=int(epoch)), epochs == epoch
+        places[here] = Permutation(n, rng.bit_generator.random_raw(ROUNDS))(places[here])
+    return places
 
 
 def _mixed(x, key):

@@ -10,13 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ..data import content_share, read_records, split_by_content, text_field
-from ..data.permutation import ROUNDS, Permutation
+from ..data.permutation import shuffled
 from ..errors import InputError
 from ..evaluation.metrics import accuracy, confusion_matrix, f1, macro_f1
 from ..files import short
 from ..random import generator
 from ..training import newest_checkpoint
 from ..training.checkpoint import pointer
+from .packing import padded
 
 POOL = 16       # batches whose texts are sorted by length together, so that little is padding
 
@@ -136,28 +137,9 @@ class ClassificationBatches:
         pool, place = divmod(step * self.micro_batches + micro, POOL)
         rng = generator(self.seed, "batch/pool", step=pool)
         size = POOL * self.batch_size
-        chosen = self._row(pool * size, size)
+        chosen = shuffled(pool * size, size, len(self.rows), self.seed, "texts")
         chosen = chosen[np.argsort(self.lengths[chosen], kind="stable")].reshape(POOL, -1)[rng.permutation(POOL)[place]]
         return *padded([self.rows[i] for i in chosen]), self.labels[chosen]
-
-    def _row(self, first, count):
-        """Entries first ... first + count - 1 of the endless row of shuffled epochs."""
-        epochs, places = np.divmod(np.arange(first, first + count), len(self.rows))
-        found = np.empty(count, np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            rng = generator(self.seed, "epoch/texts", step=int(epoch))
-            found[here] = Permutation(len(self.rows), rng.bit_generator.random_raw(ROUNDS))(places[here])
-        return found
-
-
-def padded(rows):
-    """Rows of tokens -> ids (B, T) with 0 behind them, lengths (B)."""
-    lengths = np.array([len(ids) for ids in rows], np.int64)
-    ids = np.zeros((len(rows), lengths.max()), np.int64)
-    for target, row in zip(ids, rows, strict=True):
-        target[:len(row)] = row
-    return ids, lengths
 
 
 def log_probabilities(model, rows, *, batch_size=16):

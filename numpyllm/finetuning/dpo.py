@@ -8,8 +8,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..ops import dpo_backward, dpo_forward
-from ..random import Draws
 from ..workspace import mark, release
+from .preferences import check_label_smoothing, two_rows_each
 
 
 class DPO:
@@ -19,8 +19,7 @@ class DPO:
     def __init__(self, model, *, beta=0.1, label_smoothing=0.0):
         if not 0 < beta < np.inf:
             raise InputError(f"beta must be positive, got {beta!r}")
-        if not 0 <= label_smoothing < 0.5:
-            raise InputError(f"label_smoothing must be at least 0 and below 0.5, where preferences say nothing, got {label_smoothing!r}")
+        check_label_smoothing(label_smoothing)
         self.model, self.beta, self.label_smoothing = model, beta, label_smoothing
 
     @property
@@ -47,7 +46,7 @@ class DPO:
         """As loss, and contributes scale * its gradient to parameters.grad; scale None is 1 / pairs."""
         height, flat = mark(), (2 * len(ids), ids.shape[-1])
         scale = 1 / len(ids) if scale is None else scale
-        logprobs, cache = self.model.logprobs_forward(ids.reshape(flat), targets.reshape(flat), draws=_two_rows_each(draws))    # (1)
+        logprobs, cache = self.model.logprobs_forward(ids.reshape(flat), targets.reshape(flat), draws=two_rows_each(draws))     # (1)
         answers = _summed(logprobs).reshape(-1, 2)                                                                              # (2)
         loss, c_dpo = self._forward(answers, reference)                                                                         # (3)
         danswers = np.stack(dpo_backward(scale, c_dpo), axis=-1)                                                                # (3)
@@ -74,8 +73,3 @@ def reference_logprobs(model, pairs, batch_size):
 def _summed(logprobs):
     """Sums over an answer's tokens in double precision: what counts is small differences of large sums."""
     return logprobs.sum(axis=-1, dtype=np.result_type(logprobs.dtype, np.float64))
-
-
-def _two_rows_each(draws):
-    """Where pairs begin with row n, their answers begin with row 2n: so masks do not depend on how a batch was divided."""
-    return draws and Draws(draws.seed, step=draws.step, micro=draws.micro, first_row=2 * draws.first_row)

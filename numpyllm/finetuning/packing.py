@@ -46,7 +46,7 @@ class ExampleBatches:
     def __init__(self, examples, *, batch_size, block_size, seed, micro_batches=1, pack=True):
         self.examples, self.batch_size, self.seed, self.micro_batches, self.pack = examples, batch_size, seed, micro_batches, pack
         self._lengths = np.array([len(example.ids) for example in examples])
-        self._places = packed_rows(examples, block_size) if pack else [[i] for i in range(len(examples))]
+        self._places = rows_of(examples, block_size, pack)
         self._epoch = None, None
 
     @property
@@ -79,14 +79,16 @@ class ExampleBatches:
         return [[instead[i] for i in self._places[row]] for row in rng.permutation(self.n_rows)]
 
 
-def packed_rows(examples, block_size):
-    """Which examples share a row: a list of lists of their numbers."""
+def rows_of(examples, block_size, pack=True):
+    """Which examples share a row: a list of lists of their numbers, one in each without `pack`."""
+    if not pack:
+        return [[i] for i in range(len(examples))]
     return first_fit_decreasing([len(example.ids) for example in examples], block_size)
 
 
 def in_order(examples, *, batch_size, block_size, pack=True):
     """All examples once, always in the same batches: for evaluation. A list of them."""
-    places = packed_rows(examples, block_size) if pack else [[i] for i in range(len(examples))]
+    places = rows_of(examples, block_size, pack)
     rows = [[examples[i] for i in row] for row in places]
     return [as_batch(rows[first:first + batch_size], pack) for first in range(0, len(rows), batch_size)]
 
@@ -103,3 +105,16 @@ def as_batch(rows, pack=True):
             begin = end
         starts[row, begin:] = begin
     return (ids, targets, starts) if pack else (ids, targets)
+
+
+def filled_up(rows, value):
+    """Rows of whole numbers, of several lengths -> (N, T) int64 of the longest, `value` behind the end of each."""
+    filled = np.full((len(rows), max(map(len, rows))), value, np.int64)
+    for target, row in zip(filled, rows, strict=True):
+        target[:len(row)] = row
+    return filled
+
+
+def padded(rows):
+    """Rows of tokens -> ids (B, T) with 0 behind them, lengths (B)."""
+    return filled_up(rows, 0), np.array([len(row) for row in rows], np.int64)

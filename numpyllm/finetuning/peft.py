@@ -17,6 +17,7 @@ from ..files import parse_json, read_bytes, replacing_folder, short, write_json
 from ..interop.pretrained import architecture_of
 from ..interop.safetensors import copy_tensor, named, read_header
 from ..models import LoRA
+from ..models.lora import is_adapter
 from .lora import add_lora
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -40,7 +41,7 @@ def save_peft(folder, model, *, base_name=None, overwrite=False):
         raise InputError("an adapter to save must be LoRA's, this model has none: add_lora gives it one")
     if not np.isfinite(model.parameters.data).all():
         raise InputError("an adapter to save must have finite numbers, this one has not: go back to a checkpoint")
-    others = [name for name in model.parameters if model.parameters.specs[name].trainable and not name.endswith(("lora_a", "lora_b"))]
+    others = [name for name in model.parameters if model.parameters.specs[name].trainable and not is_adapter(name)]
     if others:
         raise InputError(f"PEFT's layout has the adapters alone, here more was trained ({named('besides', others)}): save_adapter keeps all")
     arrays = {}
@@ -97,7 +98,7 @@ def load_peft(model, folder):
     lora = LoRA(rank=widest * rank, alpha=widest * alpha, dropout=dropout, targets=tuple({stem.split(".")[-2] for stem in blocks}))
     adapted = add_lora(model, lora)
     for name in adapted.parameters:
-        if name.endswith(("lora_a", "lora_b")):
+        if is_adapter(name):
             adapted.parameters[name][...] = 0                           # a layer without an adapter of theirs
     for stem, (a, write) in blocks.items():
         adapted.parameters[stem + "lora_a"][:, :a.shape[1]] = a

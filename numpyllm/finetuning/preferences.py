@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..data import read_records, split_by_content, text_field
-from ..data.permutation import ROUNDS, Permutation
+from ..data.permutation import shuffled
 from ..errors import InputError
-from ..random import generator
+from ..random import Draws
 from ..tokenizer.base import Tokenizer
+from .packing import filled_up
 from .templates import Template, encode, ending
 
 
@@ -105,21 +106,15 @@ class PairBatches:
         return self.pairs.rows(shuffled(first, self.batch_size, len(self.pairs), self.seed, "pairs"))
 
 
-def shuffled(first, count, n, seed, name):
-    """Numbers first ... first + count - 1 of an endless row: 0 ... n - 1 in a drawn order, then in another, and so on. (count,) int64."""
-    epochs, places = np.divmod(np.arange(first, first + count), n)
-    for epoch in np.unique(epochs):
-        rng, here = generator(seed, f"epoch/{name}", step=int(epoch)), epochs == epoch
-        places[here] = Permutation(n, rng.bit_generator.random_raw(ROUNDS))(places[here])
-    return places
+def two_rows_each(draws):
+    """Where pairs begin with row n, their answers begin with row 2n: so masks do not depend on how a batch was divided. None: None."""
+    return draws and Draws(draws.seed, step=draws.step, micro=draws.micro, first_row=2 * draws.first_row)
 
 
-def filled_up(rows, value):
-    """Rows of whole numbers, of several lengths -> (N, T) int64 of the longest, `value` behind the end of each."""
-    filled = np.full((len(rows), max(map(len, rows))), value, np.int64)
-    for target, row in zip(filled, rows, strict=True):
-        target[:len(row)] = row
-    return filled
+def check_label_smoothing(value):
+    """InputError unless it is in [0, 1/2)."""
+    if not 0 <= value < 0.5:
+        raise InputError(f"label_smoothing must be at least 0 and below 0.5, where preferences say nothing, got {value!r}")
 
 
 class PreferenceEvaluation(NamedTuple):
@@ -147,5 +142,6 @@ def evaluate_pairs(objective, pairs, batch_size):
         rewards.append(found)
         loss += float(batch_loss)
     chosen, rejected = np.concatenate(rewards).T
-    return PreferenceEvaluation(loss / len(pairs), float((chosen > rejected).mean() + (chosen == rejected).mean() / 2), float((chosen - rejected).mean()),
-                                float(chosen.mean()), float(rejected.mean()), len(pairs))
+    right = float((chosen > rejected).mean() + (chosen == rejected).mean() / 2)
+    return PreferenceEvaluation(loss / len(pairs), right, float((chosen - rejected).mean()), float(chosen.mean()),
+                                float(rejected.mean()), len(pairs))

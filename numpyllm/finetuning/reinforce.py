@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..data import read_records, text_field
+from ..data.permutation import shuffled
 from ..errors import InputError
 from ..inference import Continuation, Sampling, TextStream, continue_many, make_decoder
 from ..ops import policy_gradient_backward, policy_gradient_forward
 from ..workspace import mark, release
-from .preferences import filled_up, shuffled
+from .packing import filled_up
 
 BASELINES = ("leave_one_out", "mean", "none")
 

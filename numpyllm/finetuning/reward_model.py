@@ -9,9 +9,9 @@ import numpy as np
 from ..errors import InputError
 from ..models import GPTClassifier
 from ..ops import bradley_terry_backward, bradley_terry_forward
-from ..random import Draws
 from ..workspace import mark, release
-from .preferences import filled_up
+from .packing import padded
+from .preferences import check_label_smoothing, two_rows_each
 
 
 class BradleyTerry:
@@ -19,8 +19,7 @@ class BradleyTerry:
 
     def __init__(self, model, *, label_smoothing=0.0):
         require_reward_model(model, "what learns from preferences as a reward")
-        if not 0 <= label_smoothing < 0.5:
-            raise InputError(f"label_smoothing must be at least 0 and below 0.5, where preferences say nothing, got {label_smoothing!r}")
+        check_label_smoothing(label_smoothing)
         self.model, self.label_smoothing = model, label_smoothing
 
     @property
@@ -46,8 +45,7 @@ class BradleyTerry:
     def loss_and_gradients(self, ids, targets, *, scale=None, draws=None):
         """As loss, and contributes scale * its gradient to parameters.grad; scale None is 1 / pairs."""
         height, scale = mark(), 1 / len(ids) if scale is None else scale
-        draws = draws and Draws(draws.seed, step=draws.step, micro=draws.micro, first_row=2 * draws.first_row)     # two rows a pair
-        rewards, cache = self.model.forward(*_answers(ids, targets), draws)                                         # (1)
+        rewards, cache = self.model.forward(*_answers(ids, targets), two_rows_each(draws))                          # (1)
         loss, c_preference = bradley_terry_forward(*rewards.reshape(-1, 2).T, label_smoothing=self.label_smoothing)  # (2)
         drewards = np.stack(bradley_terry_backward(scale, c_preference), axis=-1)                                   # (2)
         self.model.backward(drewards.reshape(-1, 1).astype(rewards.dtype), cache)                                   # (1)
@@ -67,7 +65,7 @@ class ModelReward:
         rows = [[*self.form.prompt_ids(prompt), *self.form.tokenizer.encode_ordinary(answer), *end][:-1][:most]
                 for prompt, answer in zip(prompts, answers, strict=True)]
         parts = [rows[i:i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        return np.concatenate([self.model.logits(filled_up(part, 0), np.array([len(row) for row in part]))[:, 0] for part in parts])
+        return np.concatenate([self.model.logits(*padded(part))[:, 0] for part in parts])
 
 
 def require_reward_model(model, what):

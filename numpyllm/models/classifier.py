@@ -103,7 +103,7 @@ class GPTClassifier(GPT):
     def loss(self, ids, lengths, labels):
         """labels (B) -> the sum of the examples' losses, each times its weight, in nats; the sum of the weights."""
         labels = self._checked_labels(labels, len(ids))
-        loss, cache = self._loss_forward((self.logits(ids, lengths), None), labels)
+        loss, _ = self._loss_forward((self.logits(ids, lengths), None), labels)
         return loss, float(self._weights(labels).sum())
 
     def loss_and_gradients(self, ids, lengths, labels, *, scale=None, draws=None):

@@ -116,7 +116,8 @@ class Replicas:
     def step(self, micro_batches, optimizer, *, lr, grad_clip, draws, allow=lambda loss, norm: True):
         """One update from several micro-batches -> mean loss, gradient norm before clipping, whether it was made.
 
-        micro_batches is a list of what loss_and_gradients takes: (ids, targets), or other arrays, with a row an example; draws(micro, first_row) makes the Draws for a micro-batch from some row on.
+        micro_batches is a list of what loss_and_gradients takes, (ids, targets) or other arrays, in which a row is an example;
+        draws(micro, first_row) makes the Draws for a micro-batch from some row on.
         Nothing is updated if loss or norm is not finite, or allow(loss, norm), asked by each replica, says no. Raises
         ValueError for a micro-batch that has no row for each replica.
         """

@@ -23,9 +23,9 @@ from finetune_instruct import main as instruct
 from numpyllm.backend import load_backend
 from numpyllm.cli.arguments import Parser, at_least, guarded
 from numpyllm.cli.finetune_prefer import main as prefer
-from numpyllm.data import read_records
+from numpyllm.data import hold_out, read_records
 from numpyllm.files import replacing
-from numpyllm.finetuning.preferences import Form, hold_out
+from numpyllm.finetuning.preferences import Form
 from numpyllm.finetuning.reinforce import Prompt, Rollouts, sample_answers
 from numpyllm.finetuning.rewards import reward_function
 from numpyllm.finetuning.templates import TEMPLATES

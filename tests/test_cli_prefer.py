@@ -85,7 +85,7 @@ def test_a_resumed_run_ends_with_the_same_bits(begun, method, flags):
     (("reinforce", "--reward", "lower_case", "--beta", "1"), "--method reinforce has no beta"),
     (("reinforce", "--reward", "lower_case", "--max_new_tokens", "32"), "must leave room for a prompt"),
     (("reinforce", "--reward", "lower_case", "--max_new_tokens", "6", "--answers_each", "3"), "must be a multiple"),
-    (("dpo", "--beta", "-1"), "beta must be positive"), (("dpo", "--val_fraction", "0.0001"), "makes 24 examples and 0"),
+    (("dpo", "--beta", "-1"), "beta must be positive"), (("dpo", "--val_fraction", "0.0001"), "makes 24 and 0"),
     (("reward", "--kl", "1"), "--method reward has no kl"),
 ])
 def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(begun, capsys, flags, message):

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from numpyllm import kernels, ops
 from numpyllm.cli.arguments import guarded
 from numpyllm.cli.main import main
+from numpyllm.data import hold_out
 from numpyllm.errors import InputError
-from numpyllm.finetuning.instructions import generate_answers, hold_out, read_instructions, spread
+from numpyllm.finetuning.instructions import generate_answers, question_of, read_instructions, spread
 from numpyllm.finetuning.packing import ExampleBatches, first_fit_decreasing, in_order
 from numpyllm.finetuning.templates import TEMPLATES, Message, Turn, encode, encode_turns, ending
 from numpyllm.interop import load_model, save_model
@@ -285,12 +286,12 @@ def test_no_question_is_on_both_sides(tmp_path):
                       {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"QUESTION {i}?"},
                                     {"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]}]
     examples = read(write(tmp_path, "a.jsonl", [record for i in range(60) for record in same(i)]))
-    learnt, held_out = hold_out(examples, 0.2)
+    learnt, held_out = hold_out(examples, 0.2, key=question_of)
     sides = [{example.question.casefold().split()[1] for example in side} for side in (learnt, held_out)]
     assert not sides[0] & sides[1] and len(learnt) + len(held_out) == 180
     assert all(len(side) % 3 == 0 for side in (learnt, held_out)) and 0 < len(held_out) < 90
     with pytest.raises(InputError, match="makes 3 and 0: give more examples or another val_fraction"):
-        hold_out(examples[:3], 0.001)
+        hold_out(examples[:3], 0.001, key=question_of)
 
 
 def test_examples_are_shown_from_all_parts_of_a_file():

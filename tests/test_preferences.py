@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numpyllm import kernels, ops
+from numpyllm.data import hold_out
 from numpyllm.data.permutation import shuffled
 from numpyllm.errors import InputError
 from numpyllm.finetuning.dpo import DPO, answer_logprobs, reference_logprobs
-from numpyllm.finetuning.preferences import EncodedPair, Form, PairBatches, Pairs, evaluate_pairs, hold_out, read_preferences
+from numpyllm.finetuning.preferences import EncodedPair, Form, PairBatches, Pairs, evaluate_pairs, read_preferences
 from numpyllm.finetuning.reinforce import (BASELINES, Prompt, Reinforce, Rollouts, advantages, answer_rows, read_prompts,
                                            sample_answers)
 from numpyllm.finetuning.reward_model import BradleyTerry, ModelReward
@@ -448,7 +449,7 @@ def test_no_prompt_is_both_learnt_and_held_out(tmp_path):
     kept, held = hold_out(pairs, 0.3, key=lambda pair: pair.preference.prompt)
     plain = lambda some: {pair.preference.prompt.casefold().strip() for pair in some}
     assert kept and held and len(kept) + len(held) == len(rows) and not plain(kept) & plain(held)
-    with pytest.raises(InputError, match="makes 3 examples and 0"):
+    with pytest.raises(InputError, match="makes 3 and 0"):
         hold_out(["a", "a", "a"], 0.1, key=str)
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from .. import training
+from ..data import hold_out
 from ..errors import InputError
 from ..files import read_bytes
 from ..finetuning.dpo import DPO, reference_logprobs
 from ..finetuning.instructions import generate_answers
-from ..finetuning.preferences import Form, PairBatches, Pairs, evaluate_pairs, hold_out, read_preferences
+from ..finetuning.preferences import Form, PairBatches, Pairs, evaluate_pairs, read_preferences
 from ..finetuning.reinforce import BASELINES, Reinforce, Rollouts, read_prompts
 from ..finetuning.reward_model import BradleyTerry, ModelReward, require_reward_model
 from ..finetuning.rewards import NAMES, reward_function

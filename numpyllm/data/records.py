@@ -70,6 +70,15 @@ def split_by_content(examples, fraction, *, key, seed=0):
     return kept, held
 
 
+def hold_out(examples, fraction, *, key, seed=0):
+    """split_by_content for training. InputError if either part would be empty."""
+    kept, held = split_by_content(examples, fraction, key=key, seed=seed)
+    if not kept or not held:
+        raise InputError(f"there must be examples to train on and others to hold out, val_fraction={fraction:g} makes {len(kept)} and "
+                         f"{len(held)}: give more examples or another val_fraction")
+    return kept, held
+
+
 def content_share(text, seed=0):
     """A number in [0, 1) that is drawn for this text, upper case and blanks aside."""
     plain = " ".join(text.casefold().split())

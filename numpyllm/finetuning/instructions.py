@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..data import read_records, split_by_content, text_field
+from ..data import read_records, text_field
 from ..errors import InputError
 from ..files import short
 from ..inference import Continuation, Sampling, make_decoder, stream
@@ -46,14 +46,9 @@ def read_instructions(path, template, tokenizer, block_size, *, truncate=False, 
     return read_records(path, parse, columns=columns, skip_bad=skip_bad, skipped=skipped)
 
 
-def hold_out(examples, fraction, *, seed=0):
-    """-> examples to train on, examples held out. No question that one has is in the other, in whatever case and with whatever blanks.
-    InputError if either would be empty."""
-    train, held_out = split_by_content(examples, fraction, key=lambda example: example.question, seed=seed)
-    if not train or not held_out:
-        raise InputError(f"there must be examples to train on and others to hold out, val_fraction={fraction:g} makes {len(train)} and "
-                         f"{len(held_out)}: give more examples or another val_fraction")
-    return train, held_out
+def question_of(example):
+    """What examples are held out by: the same question, with another answer, goes the same way."""
+    return example.question
 
 
 def spread(examples, n):

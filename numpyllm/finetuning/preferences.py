@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..data import read_records, split_by_content, text_field
+from ..data import read_records, text_field
 from ..data.permutation import shuffled
 from ..errors import InputError
 from ..random import Draws
@@ -60,16 +60,6 @@ def read_preferences(path, form, *, skip_bad=False, skipped=None):
         return EncodedPair(pair, *(form.encode(pair.prompt, answer) for answer in pair[1:]))
 
     return read_records(path, parse, columns=Preference._fields, skip_bad=skip_bad, skipped=skipped)
-
-
-def hold_out(examples, fraction, *, key, seed=0):
-    """-> examples to train on, examples held out: by key(example), the prompt's text, so that no prompt is in both. InputError if either
-    would be empty."""
-    train, held_out = split_by_content(examples, fraction, key=key, seed=seed)
-    if not train or not held_out:
-        raise InputError(f"there must be prompts to train on and others to hold out, val_fraction={fraction:g} makes {len(train)} examples "
-                         f"and {len(held_out)}: give more examples or another val_fraction")
-    return train, held_out
 
 
 class Pairs:

@@ -100,8 +100,9 @@ def policy_gradient_backward(dloss, cache, *, out=None):
     nothing about how it would be with other parameters, the log-probability does (score function).
     """
     log_ratio, advantages, counted, kl = cache
-    dlogprobs = -advantages - kl * np.expm1(log_ratio)                                  # (3) (2) (1)
-    return deliver((np.where(counted, dloss * dlogprobs, 0).astype(log_ratio.dtype),), out)     # (4)
+    dterm = np.where(counted, dloss, 0)                                                 # (4)
+    dlogprobs = -dterm * (advantages + kl * np.expm1(log_ratio))                        # (3) (2) (1)
+    return deliver((dlogprobs.astype(log_ratio.dtype),), out)
 
 
 def softplus(x):

@@ -8,6 +8,8 @@ import hashlib
 import os
 import tempfile
 import warnings
+from functools import wraps
+from inspect import signature
 from pathlib import Path
 
 import numba
@@ -64,6 +66,35 @@ def jit_borrowing(function):
 def jit_inlined(function):
     """As `jit`, for a helper of which each caller is to get a copy, however long it is."""
     return jit(function, forceinline=True)
+
+
+def jit_any_layout(*, strided, written):
+    """As `jit`, for a kernel that goes by addresses and strides: arrays of these names may have any layout, and those that are not
+    written may be read-only. Numba would else compile it anew, for seconds, for each combination that it meets.
+    """
+    def with_names(function):
+        kernel = jit(function)
+
+        def type_of(name, argument):
+            found = numba.typeof(argument)
+            if not isinstance(found, numba.types.Array):
+                return found
+            return found.copy(layout="A" if name in strided.split() else found.layout, readonly=name not in written.split())
+
+        @wraps(function)
+        def call(*arguments):
+            try:
+                return call.kernel(*arguments)
+            except TypeError:                           # the first of its dtype or number of axes
+                kernel.disable_compile(False)
+                kernel.compile(tuple(map(type_of, signature(function).parameters, arguments)))
+                kernel.disable_compile()                # from now on Numba takes what can be converted to a known type
+                call.kernel = kernel
+                return kernel(*arguments)
+
+        call.kernel = None
+        return call
+    return with_names
 
 
 class count_compilations(Listener):

@@ -15,7 +15,7 @@ from ..ops import AttentionCache
 from ..ops._out import deliver
 from ..workspace import empty, mark, release
 from ._arrays import any_complex, target
-from ._jit import jit
+from ._jit import jit, jit_any_layout
 from ._math import exp, maximum
 from ._seen import ROUND, bounds_of, gather, hide, hull, key_parts, whole_vectors
 from .matmul import ROWS, WIDTH, address, copy_panel, pack, panel_bytes, panels_at, panels_for, times_panel
@@ -119,7 +119,7 @@ def _pack(scratch, k, v, backward):
         pack(scratch.rows, v)
 
 
-@jit
+@jit_any_layout(strided="q k v spans", written="y lse")
 def _forward(scratch, y, lse, q, k, v, spans, scale):
     """spans (1 or B, T, M, 2)."""
     scores, bounds, tiles = scratch.scores, scratch.bounds, scratch.tiles
@@ -175,7 +175,7 @@ def _forward(scratch, y, lse, q, k, v, spans, scale):
                            panel_bytes(K if several else last - origin, size), tiles, Q, D)         # (5)
 
 
-@jit
+@jit_any_layout(strided="q k v spans dq dk dv", written="dq dk dv")
 def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
     """Probabilities are recomputed from the scores and each row's log-sum-exp."""
     scores, dP, bounds, tiles, near = scratch.scores, scratch.dP, scratch.bounds, scratch.tiles, scratch.gathered
@@ -263,10 +263,8 @@ def _backward(scratch, dq, dk, dv, dy, q, k, v, y, lse, spans, scale):
 
 
 def _as_array(spans, T, S):
-    """Spans as (1 or B, T, M, 2), read-only, so that Numba knows one type of them; None: one interval of all keys."""
-    spans = np.tile(np.array([0, S]), (1, T, 1, 1)) if spans is None else spans.view() if spans.ndim == 4 else spans[None]
-    spans.flags.writeable = False
-    return spans
+    """Spans as (1 or B, T, M, 2); None: one interval of all keys."""
+    return np.tile(np.array([0, S]), (1, T, 1, 1)) if spans is None else spans if spans.ndim == 4 else spans[None]
 
 
 def _scratch(spans, T, S, D, dtype, backward):
@@ -310,7 +308,7 @@ def attention_backward(dy, cache, *, out=None):
     dq, dk, dv = (target(places, i, like=a, strided=True) for i, a in enumerate((q, k, v)))
     intervals = _as_array(spans, T, S)
     height = mark()
-    _backward(_scratch(intervals, T, S, D, q.dtype, True), dq, dk, dv, _rowwise(dy), _rowwise(q), _rowwise(k), _rowwise(v), y, lse,
+    _backward(_scratch(intervals, T, S, D, q.dtype, True), dq, dk, dv, np.ascontiguousarray(dy), _rowwise(q), _rowwise(k), _rowwise(v), y, lse,
               intervals, q.dtype.type(1 / math.sqrt(D)))
     release(height)
     return deliver((dq, dk, dv), out)

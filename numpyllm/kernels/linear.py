@@ -7,11 +7,11 @@ from ..ops import LinearCache
 from ..ops._out import deliver
 from ..workspace import empty, mark, release
 from ._arrays import any_complex, rows, target, writable_rows
-from ._jit import jit
+from ._jit import jit_any_layout
 from .matmul import beats_blas, matmul, multiply, scratch_for
 
 
-@jit
+@jit_any_layout(strided="", written="scratch dx dw db")
 def _backward(scratch, dx, dw, db, dy, x, w):
     """All three in one call, while dy is in the cache. db may be empty."""
     if db.size > 0:

@@ -25,7 +25,7 @@ from numba.extending import intrinsic
 
 from .. import blas
 from ..workspace import empty, mark, release
-from ._jit import jit
+from ._jit import jit, jit_any_layout
 
 DEPTH = 1024                # k in a panel, at most: a panel should stay in the second cache
 
@@ -340,6 +340,11 @@ def multiply(scratch, c, d, d_row, a, b):
             address(b), b.strides[0] // size, b.strides[1] // size, c.shape[0], c.shape[1], a.shape[1])
 
 
+@jit_any_layout(strided="c d a b", written="scratch c")
+def _multiply(scratch, c, d, d_row, a, b):
+    multiply(scratch, c, d, d_row, a, b)
+
+
 def beats_blas():
     """Whether a large product is faster here than in BLAS: on one thread, and with registers of 64 bytes (docs/matmul.md)."""
     return WIDTH == 64 and blas.is_serial()
@@ -356,10 +361,10 @@ def matmul(a, b, *, out, add=None):
             b = np.ascontiguousarray(b)
         scratch = scratch_for(a.shape[1], a.dtype)
         if add is None:
-            multiply(scratch, out, scratch, -1, a, b)
+            _multiply(scratch, out, scratch, -1, a, b)
         else:
             add = add if add.strides[-1] == add.itemsize else np.ascontiguousarray(add)
-            multiply(scratch, out, add, 0 if add.ndim == 1 else add.strides[0] // add.itemsize, a, b)
+            _multiply(scratch, out, add, 0 if add.ndim == 1 else add.strides[0] // add.itemsize, a, b)
     elif add is None:
         np.matmul(a, b, out=out)
     else:

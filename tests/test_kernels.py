@@ -221,16 +221,37 @@ def test_no_float64_variable_in_a_float32_kernel():
     flat = np.ones(8, np.float32)
     kernels.adamw_update(flat, flat, flat.copy(), flat.copy(), step=1, lr=0.1)
     kernels.head_loss_forward_backward(np.ones((2, 3), np.float32), np.ones((4, 3), np.float32), np.array([0, 1]), 0.5)
-    seen = 0
-    for kernel in dict.fromkeys(value for module in list(vars(kernels).values()) if hasattr(module, "__file__")
-                                for value in vars(module).values() if hasattr(value, "signatures")):
+    seen = set()
+    for kernel in dict.fromkeys(getattr(value, "kernel", value) for module in list(vars(kernels).values()) if hasattr(module, "__file__")
+                                for value in vars(module).values() if hasattr(getattr(value, "kernel", value), "signatures")):
         for signature in {*kernel.signatures, *signatures_on_disk(kernel)}:
             if "float32" in str(signature) and "float64" not in str(signature):
-                seen += 1
-                kernel.compile(signature)                                       # or load: a helper, when its kernel came from disk
+                seen.add((kernel.__module__.rpartition(".")[2], kernel.__name__))
+                if signature not in kernel.overloads:                           # load a helper, when its kernel came from disk
+                    kernel.compile(signature)
                 wide = wide_variables(kernel.overloads[signature].type_annotation)
                 assert not wide, (kernel.__name__, wide)
-    assert seen >= 10
+    assert seen >= {("attention", "_backward"), ("matmul", "multiply"), ("matmul", "_multiply"), ("gelu", "_bias_gelu")} and len(seen) >= 10
+
+
+def test_attention_and_products_are_compiled_once_whatever_their_arrays_layouts():
+    """Numba would do it again for each combination: forty of them, in these tests, and a minute."""
+    rng = np.random.default_rng(0)
+    whole = rng.standard_normal((2, 5, 3, 2, 8)).astype(np.float32)
+    strided = whole[:, :, 0]
+    results = []
+    for q in (strided, np.ascontiguousarray(strided), strided.swapaxes(1, 2).copy().swapaxes(1, 2)):
+        for may_be_written in (True, False):
+            q = q.view()
+            q.flags.writeable = may_be_written
+            with _jit.count_compilations(lambda: None) as compiled:
+                y, cache = kernels.attention_forward(q, q, q)
+                gradients = kernels.attention_backward(y, cache)
+                x = q[0, 0]
+                product = matmul(x, np.asfortranarray(x).T, out=np.empty((2, 2), np.float32))
+            results.append((y, *gradients, product))
+            assert compiled.count == 0 or len(results) == 1
+    assert all(np.array_equal(a, b) for later in results for a, b in zip(later, results[0]))
 
 
 def signatures_on_disk(kernel):

@@ -1,4 +1,5 @@
-"""Preferences on the model of finetune_instruct.py: it is to answer in about forty characters. Under five minutes on two cores.
+"""Preferences on the model of finetune_instruct.py: it is to answer in about forty characters. Under two minutes on two cores, once
+that model is there.
 
     python examples/finetune_prefer.py                      begins with out/instruct, and trains that first if it is not there
     python examples/finetune_prefer.py --reward full_stop   asks for something else (numpyllm finetune prefer --help names rewards)

@@ -30,7 +30,7 @@ OPTIONS = {
     "data": "text file, folder of them, or tokens: see numpyllm data (default: the embedded corpus)",
     "architecture": f"{' or '.join(LANGUAGE_MODELS)}; of the options in GPTConfig, an lstm has {', '.join(f.name for f in fields(LSTMConfig))}",
     "tokenizer": "bpe or character, trained on the text; or a vocabulary's file",
-    "init_from": "folder of a model to begin with, of its sizes and with its tokenizer: a run, or a GPT-2 in Hugging Face's layout",
+    "init_from": "folder of a model to begin with, of its sizes and with its tokenizer: a run, or a GPT-2 or Llama in Hugging Face's layout",
     "out_dir": "folder of the run",
     "backend": "Numba's kernels, or plain NumPy",
     "sample_prompt": "begins the samples (default: the text's first character)",

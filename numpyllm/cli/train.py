@@ -15,7 +15,7 @@ def main(argv=None):
   numpyllm train --config shakespeare-char --data tinyshakespeare.txt --max_iters 500
   numpyllm train --config my.toml --print_config > whole.toml
   numpyllm train --init_from gpt2 --block_size 256 --learning_rate 1e-4 --data book.txt
-  numpyllm train --architecture lstm --n_layer 2 --n_embd 256 --learning_rate 3e-3
+  numpyllm train --architecture lstm --n_layer 2 --n_embd 256 --learning_rate 1.6e-2
   numpyllm train --resume --out_dir out/tiny""")
     parser.add_config_file(leave_out=("resume", "overwrite", "print_config"))
     parser.add_argument("--print_config", action="store_true", help="print the whole configuration as TOML, and do nothing")

@@ -52,9 +52,10 @@ def lstm_forward(x, w_x, w_h, b=None, h0=None, c0=None):
 def lstm_backward(dy, dc, cache, *, out=None, frozen=False):
     """dy (B, T, H), dc (B, H) or None -> dx (B, T, I), dw_x (I, 4H), dw_h (H, 4H), db (4H), dh0, dc0 (B, H).
 
-    None where the forward had None, and for dw_x and dw_h if those are frozen. dc is the gradient of the last c; that of the last y is in dy. Backwards through time, h and c
-    each have two readers: h_t the loss (dy_t) and step t + 1, c_t its own output (5) and step t + 1. The parameters were used in
-    each step, so their gradients are sums over all of them: products of da, once it is there for all steps.
+    None where the forward had None, and for dw_x and dw_h if those are frozen. dc is the gradient of the last c; that of the last y
+    is in dy. Backwards through time, h and c each have two readers: h_t the loss (dy_t) and step t + 1, c_t its own output (5) and
+    step t + 1. The parameters were used in each step, so their gradients are sums over all of them: products of da, once it is
+    there for all steps.
     """
     x, w_x, w_h, b, h0, c0, gates, y, cells = cache
     B, T, H = y.shape

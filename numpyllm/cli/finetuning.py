@@ -170,7 +170,7 @@ def run_finetuning(opened, trainer, log=print):
     if not trainer.run():
         log(f"continue with: numpyllm finetune {opened.task} --resume --out_dir {shlex.quote(str(opened.run.path))}")
         return 128 + trainer.stopped_by
-    if getattr(trainer.model, "lora", None) is not None:
+    if trainer.model.lora is not None:
         save_adapter(opened.run.path / "adapter", trainer.model, overwrite=True)
         log(f"{opened.run.path / 'adapter'} holds what was trained, without the model")
     return 0

@@ -35,7 +35,7 @@ def save_adapter(folder, model, *, overwrite=False):
     A folder that holds anything is refused; with overwrite, an adapter is replaced. Raises InputError for that, a model without
     LoRA, values that are no numbers, and a full disk.
     """
-    if getattr(model, "lora", None) is None:
+    if model.lora is None:
         raise InputError("an adapter is what LoRA has trained, this model has none: save it as a checkpoint")
     parameters = model.parameters
     trained = parameters.data[:parameters.n_trainable]

@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 
 from ..errors import InputError
-from ..models import GPT
+from ..models import GPTTrunk
 from ..models.lora import is_adapter, with_adapter
 
 
@@ -13,7 +13,7 @@ def add_lora(model, lora, *, trainable=None, seed=0):
 
     InputError for another kind of model, one that has adapters already, and targets that it has not.
     """
-    if not isinstance(model, GPT):
+    if not isinstance(model, GPTTrunk):
         raise InputError(f"LoRA is put beside a GPT's linear maps, got a {type(model).__name__}: it has none")
     if model.lora is not None:
         raise InputError(f"a model to add LoRA to must have none yet, got one of rank {model.lora.rank}: merge it first, or load another "
@@ -52,5 +52,5 @@ def merging(model):
 
 
 def _check_adapted(model):
-    if getattr(model, "lora", None) is None:
+    if model.lora is None:
         raise InputError("a model to merge must have adapters (LoRA), this one has none: add_lora or load_adapter gives it some")

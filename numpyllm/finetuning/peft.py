@@ -37,7 +37,7 @@ def save_peft(folder, model, *, base_name=None, overwrite=False):
     one with more trained than its adapters, and one that is neither GPT-2 nor Llama.
     """
     numpy_side = load_extra("safetensors.numpy", "hf")
-    if getattr(model, "lora", None) is None:
+    if model.lora is None:
         raise InputError("an adapter to save must be LoRA's, this model has none: add_lora gives it one")
     if not np.isfinite(model.parameters.data).all():
         raise InputError("an adapter to save must have finite numbers, this one has not: go back to a checkpoint")

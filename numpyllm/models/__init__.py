@@ -7,12 +7,13 @@ from ..errors import InputError
 from .classifier import GPTClassifier, GPTClassifierConfig, estimate_classifier
 from .encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from .estimate import estimate
-from .gpt import GPT, GPTConfig
+from .gpt import GPT, GPTConfig, GPTTrunk
 from .lora import LoRA
 from .lstm_lm import LSTMLM, LSTMConfig, estimate_lstm
 
-__all__ = ["ARCHITECTURES", "GPT", "LANGUAGE_MODELS", "LSTMLM", "Architecture", "EncoderDecoder", "EncoderDecoderConfig", "GPTClassifier",
-           "GPTClassifierConfig", "GPTConfig", "LSTMConfig", "LoRA", "architecture_of", "require_language_model"]
+__all__ = ["ARCHITECTURES", "GPT", "LANGUAGE_MODELS", "LSTMLM", "Architecture", "EncoderDecoder", "EncoderDecoderConfig",
+           "GPTClassifier", "GPTClassifierConfig", "GPTConfig", "GPTTrunk", "LSTMConfig", "LoRA", "architecture_of",
+           "require_language_model"]
 
 
 class Architecture(NamedTuple):

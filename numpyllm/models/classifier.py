@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import ops as text
 from ..config import option, require_whole
 from ..errors import InputError
 from ..layers import Linear
 from ..ops import CrossEntropyCache
 from ..workspace import mark, release
 from .estimate import Estimate, estimate, parameter_count
-from .gpt import GPT, GPTConfig
+from .gpt import GPT, GPTConfig, GPTTrunk
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class ClassLossCache(NamedTuple):
     weights: np.ndarray     # (B)  of the labels
 
 
-class GPTClassifier(GPT):
-    """A GPT's trunk, whose parameters keep their names, and a linear head `classifier` in place of its own.
+class GPTClassifier(GPTTrunk):
+    """A GPT's trunk, whose parameters keep their names, and a linear head `classifier`.
 
     class_weights (K), all positive: how much an example counts, by its label. The mean of the loss is the weighted one then. None:
     all count 1. The rest: GPT's.
@@ -53,18 +54,18 @@ class GPTClassifier(GPT):
     Raises InputError for lengths that are not (B) integers in [1, T], labels that are not (B) integers in [0, K), and ids as GPT does.
     """
 
-    def __init__(self, config, *, class_weights=None, **options):
+    def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False, trainable=None,
+                 lora=None, class_weights=None):
+        super().__init__(config, recompute)
+        self.classifier = Linear(config.n_embd, config.n_classes)
         self.class_weights = None if class_weights is None else _checked_weights(class_weights, config.n_classes)
-        super().__init__(config, **options)
-
-    def _add_head(self):
-        self.classifier = Linear(self.config.n_embd, self.config.n_classes)
+        self._complete(ops, seed, dtype, parameters, trainable, lora)
 
     @classmethod
     def from_gpt(cls, gpt, n_classes, *, dropout=None, seed=0, **options):
         """A classifier that begins with what a GPT has learnt: all parameters but the head's are copied, by name. dropout None: the
         GPT's. InputError for another kind of model; LoRA's additions are merged in."""
-        if type(gpt) is not GPT:
+        if not isinstance(gpt, GPT):
             raise InputError(f"a classifier begins with a GPT, got a {type(gpt).__name__}")
         gpt = gpt.merged()
         values = {field.name: getattr(gpt.config, field.name) for field in fields(gpt.config)}
@@ -127,7 +128,8 @@ class GPTClassifier(GPT):
         return ids, np.array([3, 2]), np.array([0, self.config.n_classes - 1])
 
     def estimate(self, batch_size) -> Estimate:
-        return estimate_classifier(self.config, batch_size, itemsize=self.parameters.dtype.itemsize)
+        """Memory and FLOPs of a training step with this batch size, without running it."""
+        return estimate_classifier(self.config, batch_size, itemsize=self.parameters.dtype.itemsize).of(self.parameters)
 
     @property
     def _trunk_trains(self):
@@ -163,8 +165,7 @@ def estimate_classifier(config, batch_size, *, itemsize=4) -> Estimate:
     """As a GPT's estimate; a head of so few rows, read at one token a text, costs nothing beside it."""
     gpt = estimate(replace(config, vocab_size=1, tied=True), batch_size, itemsize=itemsize)
     number = parameter_count(replace(config, tied=True)) + (config.n_embd + 1) * config.n_classes
-    return gpt._replace(parameters=number, parameter_bytes=number * itemsize, gradient_bytes=number * itemsize,
-                        moment_bytes=2 * number * itemsize)
+    return gpt._replace(parameters=number, trained=number)
 
 
 def _checked_weights(weights, n_classes):

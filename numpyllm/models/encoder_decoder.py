@@ -90,6 +90,8 @@ class EncoderDecoder(Layer):
     behind the end of each, at least one token a source.
     """
 
+    lora = None         # its linear maps get no adapters
+
     def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None):
         self.config = c = config
         block = {"pre_norm": c.pre_norm, "bias": c.bias, "dropout": c.dropout, "exact_gelu": c.exact_gelu, "norm_eps": c.norm_eps}

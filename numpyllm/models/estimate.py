@@ -8,11 +8,27 @@ from ..errors import InputError
 
 class Estimate(NamedTuple):
     parameters: int         # number
-    parameter_bytes: int
-    gradient_bytes: int
-    moment_bytes: int       # AdamW's two
-    activation_bytes: int   # what the forward keeps for the backward, and the largest temporaries
-    flops: int              # of the matrix products of one step, forward and backward; a multiply-add counts as two
+    trained: int            # number of those that are not frozen
+    activation_bytes: int   # what the forward keeps for the backward, and the largest temporaries, if all are trained
+    flops: int              # of the matrix products of one step, forward and backward; a multiply-add counts as two; likewise
+    itemsize: int           # bytes a number
+
+    def of(self, parameters):
+        """The same step of a model with these Parameters, of which some may be frozen and others LoRA's."""
+        return self._replace(parameters=parameters.count(), trained=parameters.count(trained=True))
+
+    @property
+    def parameter_bytes(self):
+        return self.parameters * self.itemsize
+
+    @property
+    def gradient_bytes(self):
+        return self.trained * self.itemsize
+
+    @property
+    def moment_bytes(self):
+        """AdamW's two."""
+        return 2 * self.trained * self.itemsize
 
     @property
     def total_bytes(self):
@@ -38,8 +54,7 @@ def estimate(config, batch_size, *, itemsize=4):
         kept += N * (_qkv_width(config) - config.kv_heads * config.head_size) * L
     passing = max(3 * N * V, 6 * N * F, 3 * N * H * T + 8 * N * C)
     masks = (N * H * T + 2 * N * C) * L if config.dropout else 0        # one byte an entry
-    return Estimate(number, number * itemsize, number * itemsize, 2 * number * itemsize,
-                    (kept + passing) * itemsize + masks, step_flops(config, batch_size))
+    return Estimate(number, number, (kept + passing) * itemsize + masks, step_flops(config, batch_size), itemsize)
 
 
 def parameter_count(config):

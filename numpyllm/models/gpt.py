@@ -23,7 +23,7 @@ from ..ops import causal_spans, fixed_spans, sinusoidal_positions, strided_spans
 from ..workspace import mark
 from .estimate import Estimate, estimate
 from .language_model import LanguageModel
-
+from .trunk import Trunk
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
 NORMS = ("layernorm", "rmsnorm")
@@ -120,91 +120,19 @@ class GPTCache(NamedTuple):
     told: tuple             # and the Packing, if there is one
 
 
-class GPT(LanguageModel):
-    """A GPT with its parameters. ops is the backend: numpyllm.ops or anything that has the same functions.
+class GPTTrunk(Trunk):
+    """A GPT without its head. Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with 1 <= T <= block_size."""
 
-    seed None leaves the parameters at zero, for who loads them. recompute, trainable, lora: LanguageModel's.
-
-    Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with 1 <= T <= block_size.
-    """
-
-    def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False, trainable=None,
-                 lora=None):
+    def __init__(self, config, recompute):
         self.config, self.recompute = config, recompute
         self.embedding = _embedding(config)
         self.dropout = Dropout(config.dropout)
         self.spans = _pattern(config.attention, config.window)
         self.blocks = [_block(config, self.spans) for _ in range(config.n_layer)]
         self.norm = _norm(config)
-        self._add_head()
-        self._complete(ops, seed, dtype, parameters, trainable, lora)
-
-    def _add_head(self):
-        c = self.config
-        self.head = Head(c.n_embd, c.vocab_size, tied_to=self.embedding if c.tied else None)
-
-    def past(self, sequences=1):
-        """Room for the keys and values of so many sequences, for `step`."""
-        c = self.config
-        return Past(c.n_layer, sequences, c.kv_heads, c.block_size, c.head_size, self.parameters.dtype,
-                    c.window if c.attention == "window" else None)
-
-    def step(self, ids, past):
-        """ids (B, T), the next T tokens of each sequence -> logits (B, T, V), those that `forward` gives for whole sequences.
-
-        past (Past of B sequences) takes the tokens in. Raises InputError where they would not fit into block_size.
-        """
-        ids, parts = self.check_ids(ids), []
-        for first in range(0, ids.shape[1], past.chunk):
-            h = self.trunk_step(ids[:, first:first + past.chunk], past)
-            past.lengths += h.shape[1]
-            parts.append(self.head.step(h, None))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-    def trunk_step(self, ids, past):
-        """As step, everything below the head, for past.chunk tokens at most -> h (B, T, C); past.lengths stay as they are."""
-        if past.lengths.max() + ids.shape[1] > self.config.block_size:
-            raise InputError(f"{past.lengths.max()} + {ids.shape[1]} positions do not fit into block_size={self.config.block_size}: "
-                             "begin anew with the last of them, learned positions cannot slide")
-        for sequence, length in enumerate(past.lengths):
-            past.make_room(sequence, length, length + ids.shape[1])
-        x = self.embedding.step(ids, past)
-        for block, layer_past in zip(self.blocks, past.layers(), strict=True):
-            x = block.step(x, layer_past)
-        return self.norm.step(x, None)
-
-    @classmethod
-    def from_pretrained(cls, folder, **options):
-        """The GPT-2 or Llama in a folder of Hugging Face's layout; options and errors are those of numpyllm.interop.load_pretrained,
-        which gives its tokenizer as well."""
-        from ..interop import load_pretrained       # the one import upwards: docs/design_notes.md
-        return load_pretrained(folder, **options)[0]
-
-    def save_pretrained(self, folder, tokenizer=None, **options):
-        """Write it in Hugging Face's layout; options and errors are those of numpyllm.interop.save_pretrained."""
-        from ..interop import save_pretrained
-        save_pretrained(folder, self, tokenizer, **options)
-
-    def estimate(self, batch_size) -> Estimate:
-        """Memory and FLOPs of a training step with this batch size, without running it."""
-        return estimate(self.config, batch_size, itemsize=self.parameters.dtype.itemsize)
-
-    def objective(self, ids, targets):
-        """As LanguageModel's. A mixture of experts adds, in each block, balance times the loss of ops.balance_forward."""
-        loss = super().objective(ids, targets)
-        return loss + self.added_loss(self.forward(ids)[1]) if self.config.n_expert else loss
-
-    def added_loss(self, cache):
-        """What the blocks add to the sum of the loss, from a forward's cache; 0 without experts."""
-        if not self.config.n_expert:
-            return 0.0
-        kept = 0 if self.recompute else len(self.blocks) - self._lowest            # blocks with a cache, the last ones
-        begun = zip(self.blocks, cache.blocks[:len(self.blocks) - kept])           # of the others there is the input
-        caches = [block.forward(x, cache.draws, *cache.told)[1] for block, x in begun] + cache.blocks[len(self.blocks) - kept:]
-        return sum(block.mlp.loss for block in caches)
 
     def check_ids(self, ids):
-        """As LanguageModel's, and no more of them than the model can see."""
+        """As Trunk's, and no more of them than the model can see."""
         return super().check_ids(ids, self.config.block_size)
 
     def _embed(self, ids, starts):
@@ -232,6 +160,74 @@ class GPT(LanguageModel):
 
     def _top(self, x):
         return self.norm.forward(x)[0]
+
+
+class GPT(LanguageModel, GPTTrunk):
+    """A GPT with its parameters. ops is the backend: numpyllm.ops or anything that has the same functions.
+
+    seed None leaves the parameters at zero, for who loads them. recompute, trainable, lora: Trunk's. Errors: GPTTrunk's.
+    """
+
+    def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False, trainable=None,
+                 lora=None):
+        super().__init__(config, recompute)
+        self.head = Head(config.n_embd, config.vocab_size, tied_to=self.embedding if config.tied else None)
+        self._complete(ops, seed, dtype, parameters, trainable, lora)
+
+    def past(self, sequences=1):
+        """Room for the keys and values of so many sequences, for `step`."""
+        c = self.config
+        return Past(c.n_layer, sequences, c.kv_heads, c.block_size, c.head_size, self.parameters.dtype,
+                    c.window if c.attention == "window" else None)
+
+    def trunk_step(self, ids, past):
+        """LanguageModel's, past a Past. InputError where ids would not fit into block_size: then past is what it was."""
+        ids = self.check_ids(ids)
+        if past.lengths.max() + ids.shape[1] > self.config.block_size:
+            raise InputError(f"{past.lengths.max()} + {ids.shape[1]} positions do not fit into block_size={self.config.block_size}: "
+                             "begin anew with the last of them, learned positions cannot slide")
+        parts = [self._chunk_step(ids[:, first:first + past.chunk], past) for first in range(0, ids.shape[1], past.chunk)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _chunk_step(self, ids, past):
+        """As trunk_step, for as many tokens as the past takes in at once."""
+        for sequence, length in enumerate(past.lengths):
+            past.make_room(sequence, length, length + ids.shape[1])
+        x = self.embedding.step(ids, past)
+        for block, layer_past in zip(self.blocks, past.layers(), strict=True):
+            x = block.step(x, layer_past)
+        past.lengths += ids.shape[1]
+        return self.norm.step(x, None)
+
+    @classmethod
+    def from_pretrained(cls, folder, **options):
+        """The GPT-2 or Llama in a folder of Hugging Face's layout; options and errors are those of numpyllm.interop.load_pretrained,
+        which gives its tokenizer as well."""
+        from ..interop import load_pretrained       # the one import upwards: docs/design_notes.md
+        return load_pretrained(folder, **options)[0]
+
+    def save_pretrained(self, folder, tokenizer=None, **options):
+        """Write it in Hugging Face's layout; options and errors are those of numpyllm.interop.save_pretrained."""
+        from ..interop import save_pretrained
+        save_pretrained(folder, self, tokenizer, **options)
+
+    def estimate(self, batch_size) -> Estimate:
+        """Memory and FLOPs of a training step with this batch size, without running it."""
+        return estimate(self.config, batch_size, itemsize=self.parameters.dtype.itemsize).of(self.parameters)
+
+    def objective(self, ids, targets):
+        """As LanguageModel's. A mixture of experts adds, in each block, balance times the loss of ops.balance_forward."""
+        loss = super().objective(ids, targets)
+        return loss + self.added_loss(self.forward(ids)[1]) if self.config.n_expert else loss
+
+    def added_loss(self, cache):
+        """What the blocks add to the sum of the loss, from a forward's cache; 0 without experts."""
+        if not self.config.n_expert:
+            return 0.0
+        kept = 0 if self.recompute else len(self.blocks) - self._lowest            # blocks with a cache, the last ones
+        begun = zip(self.blocks, cache.blocks[:len(self.blocks) - kept])           # of the others there is the input
+        caches = [block.forward(x, cache.draws, *cache.told)[1] for block, x in begun] + cache.blocks[len(self.blocks) - kept:]
+        return sum(block.mlp.loss for block in caches)
 
 
 def _checked_starts(ids, starts):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpyllm.data import read_records, split_by_content, text_field
+from numpyllm.data import read_lines, read_records, split_by_content, text_field
 from numpyllm.errors import InputError
 
 
@@ -57,6 +57,24 @@ def test_a_field_may_have_lines_and_a_tsv_has_no_quotes(tmp_path):
 def test_bad_files_are_refused_with_their_line(tmp_path, name, content, message):
     with pytest.raises(InputError, match=message):
         read_records(write(tmp_path, name, content), columns=("text", "label"))
+
+
+def test_lines_of_a_text(tmp_path):
+    path = write(tmp_path, "a.txt", b"\xef\xbb\xbf one, two \r\n\n\xc2\xa0\n\xff\nthree\tfour")
+    with pytest.raises(InputError, match=r"a\.txt:4: is no UTF-8 text \(byte 0 of the line is 0xff\)"):
+        read_lines(path)
+    skipped = []
+    assert read_lines(path, skip_bad=True, skipped=skipped) == ["one, two", "three\tfour"]
+    assert len(skipped) == 1 and "a.txt:4" in skipped[0]
+
+    def refuse_tabs(line):
+        if "\t" in line:
+            raise InputError("must have no tab")
+        return len(line)
+
+    assert read_lines(path, refuse_tabs, skip_bad=True, skipped=skipped) == [8] and "a.txt:5: must have no tab" in skipped[2]
+    with pytest.raises(InputError, match="a.txt: must hold a text a line, it holds none"):
+        read_lines(write(tmp_path, "a.txt", "\n \n"))
 
 
 def test_a_missing_file_is_named(tmp_path):

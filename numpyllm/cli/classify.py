@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from ..backend import BACKENDS, load_backend
-from ..data import read_records, text_field
+from ..data import read_lines, read_records, text_field
 from ..errors import InputError
-from ..files import read_bytes
-from ..finetuning import best_checkpoint
-from ..finetuning.classification import encode, log_probabilities
+from ..finetuning import encode_text, log_probabilities
 from ..models import architecture_of
-from ..training import load_model
+from ..training import best_checkpoint, load_model
 from .arguments import Parser, at_least
 
 
@@ -46,7 +44,7 @@ def main(argv=None):
     texts, rows = [], []
 
     def add(text):
-        rows.append(encode(text, tokenizer, model.config.block_size, ending=facts.get("ending", ""), truncate=truncate)[1])
+        rows.append(encode_text(text, tokenizer, model.config.block_size, ending=facts.get("ending", ""), truncate=truncate)[1])
         texts.append(text)
 
     for number, text in enumerate(args.texts, 1):
@@ -76,25 +74,10 @@ def _told(text, labels, row, args):
 
 def _read(path, column, add, skip_bad, skipped):
     """Hand each text of a file to add(text). InputError, with file and line, for one that cannot be used."""
-    if Path(path).suffix.lower() != ".txt":
+    if Path(path).suffix.lower() == ".txt":
+        read_lines(path, add, skip_bad=skip_bad, skipped=skipped)
+    else:
         read_records(path, lambda fields: add(text_field(fields, column)), columns=(column,), skip_bad=skip_bad, skipped=skipped)
-        return
-    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            add(_decoded(line).strip())
-        except InputError as error:
-            if not skip_bad:
-                raise InputError(f"{path}:{number}: {error}") from None
-            skipped.append(f"{path}:{number}: {error}")
-
-
-def _decoded(line):
-    try:
-        return line.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"is no UTF-8 text (byte {error.start} of the line is {line[error.start]:#04x}): convert it to UTF-8") from None
 
 
 def _are_labels(labels, n_classes):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import read_bytes, write_json
-from ..finetuning import ClassificationBatches, add_lora, balanced_weights, best_checkpoint, evaluate_examples, load_examples
+from ..finetuning import ClassificationBatches, add_lora, balanced_weights, evaluate_classifier, load_labelled_texts
 from ..models import GPTClassifier
-from ..training import Trainer, load_model
+from ..training import Trainer, best_checkpoint, load_model
 from .arguments import Parser
 from .finetuning import add_finetuning_options, lora_of, observers, open_finetuning, require_gpt, run_finetuning, trainable_parts
 
@@ -45,7 +45,7 @@ def main(argv=None):
     require_gpt(opened)
     opened = opened._replace(facts=opened.facts | _facts_of_test(args, opened))
     config = opened.model.config
-    examples = load_examples(args.data, opened.tokenizer, config.block_size, test=args.test, val_fraction=args.val_fraction,
+    examples = load_labelled_texts(args.data, opened.tokenizer, config.block_size, test=args.test, val_fraction=args.val_fraction,
                              test_fraction=args.test_fraction, text_column=args.text_column, label_column=args.label_column,
                              ending=args.ending, truncate=args.truncate, skip_bad=args.skip_bad)
     _tell(examples, args)
@@ -55,13 +55,13 @@ def main(argv=None):
                                                           micro_batches=train.gradient_accumulation_steps),
                       None, opened.tokenizer, run_folder=opened.run, observers=observers(opened),
                       facts=opened.facts | {"labels": examples.labels},
-                      evaluate=lambda: evaluate_examples(model, examples.validation, examples.labels))
+                      evaluate=lambda: evaluate_classifier(model, examples.validation, examples.labels))
     code = run_finetuning(opened, trainer)
     if code:
         return code
     folder = best_checkpoint(opened.run.path)
     best, _, state = load_model(folder, ops=opened.ops)
-    found = evaluate_examples(best, examples.test, examples.labels)
+    found = evaluate_classifier(best, examples.test, examples.labels)
     write_json(opened.run.path / RESULT, {"step": state["step"]} | found.summary())
     print(f"\ntest: {len(examples.test):,} texts, the model after step {state['step']}"
           f"\naccuracy {found.accuracy:.4f}, macro-F1 {found.macro_f1:.4f}, loss {found.loss:.4f}\n\n{found.table()}\n"

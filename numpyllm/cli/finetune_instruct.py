@@ -4,9 +4,7 @@ import shlex
 
 from ..data import hold_out
 from ..errors import InputError
-from ..finetuning.instructions import generate_answers, question_of, read_instructions, spread
-from ..finetuning.packing import ExampleBatches, in_order
-from ..finetuning.templates import TEMPLATES
+from ..finetuning import TEMPLATES, ExampleBatches, generate_answers, in_order, read_instructions, spread
 from ..models import architecture_of
 from ..training import Trainer, evaluate
 from .arguments import Parser, at_least
@@ -58,7 +56,7 @@ def make_trainer(opened, args, log=print):
     examples = read_instructions(args.data, template, tokenizer, block_size, truncate=args.truncate, skip_bad=args.skip_bad, skipped=skipped)
     if skipped:
         log(f"skipped {len(skipped)} of {len(skipped) + len(examples)} examples, the first: {skipped[0]}")
-    learnt, held_out = hold_out(examples, args.val_fraction, key=question_of, seed=config.seed)
+    learnt, held_out = hold_out(examples, args.val_fraction, key=lambda conversation: conversation.question, seed=config.seed)
     sizes = {"batch_size": config.batch_size, "block_size": block_size, "pack": args.packing}
     batches = ExampleBatches(learnt, seed=config.seed, micro_batches=config.gradient_accumulation_steps, **sizes)
     validation = in_order(held_out, **sizes)

@@ -9,13 +9,10 @@ from .. import training
 from ..data import hold_out
 from ..errors import InputError
 from ..files import read_bytes
-from ..finetuning.dpo import DPO, reference_logprobs
-from ..finetuning.instructions import generate_answers
-from ..finetuning.preferences import Form, PairBatches, Pairs, evaluate_pairs, read_preferences
-from ..finetuning.reinforce import BASELINES, Reinforce, Rollouts, read_prompts
-from ..finetuning.reward_model import BradleyTerry, ModelReward, require_reward_model
-from ..finetuning.rewards import NAMES, reward_function
-from ..finetuning.templates import TEMPLATES
+from ..finetuning import (BASELINES, DPO, TEMPLATES, BradleyTerry, Form, ModelReward, PairBatches, Pairs, Reinforce, Rollouts,
+                          evaluate_pairs, generate_answers, read_preferences, read_prompts, reference_logprobs,
+                          require_reward_model, reward_function)
+from ..finetuning.rewards import NAMES
 from ..models import GPTClassifier
 from ..training import Trainer
 from .arguments import Parser, at_least

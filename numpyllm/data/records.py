@@ -1,4 +1,4 @@
-"""Records with named fields, from CSV, TSV, JSON lines or a JSON list: what labelled examples come in. And their split.
+"""Records with named fields, from CSV, TSV, JSON lines or a JSON list: what labelled examples come in. Plain lines. And their split.
 
 Every error names the file and the line, as FILE:LINE, so that an editor finds it.
 """
@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..files import read_bytes, short
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+BOM = b"\xef\xbb\xbf"         # a byte order mark, which some editors put before UTF-8
 
 
 def read_records(path, parse=dict, *, columns=(), header=None, kind=None, skip_bad=False, skipped=None, places=None):
@@ -35,15 +36,32 @@ def read_records(path, parse=dict, *, columns=(), header=None, kind=None, skip_b
         raise InputError(f"{path}: must be of a known kind ({', '.join(SUFFIXES)}), got {kind or 'no suffix'}: rename or convert it")
     data = read_bytes(path)
     rows = _table(data, path, kind, columns, header) if kind in (".csv", ".tsv") else _objects(data, path, kind)
+
+    def parse_fields(fields):
+        for name in columns:
+            if fields.get(name) is None:
+                raise InputError(f"must have a field {name!r}, it has {', '.join(map(repr, fields)) or 'none'}")
+        return parse(fields)
+
+    return _parsed(rows, parse_fields, f"{path}: must hold records", skip_bad, skipped, places)
+
+
+def read_lines(path, parse=str, *, skip_bad=False, skipped=None):
+    """The lines of a text, as parse(line) makes them, in order: a list. Blanks at their ends are taken off, blank ones left out.
+
+    skip_bad, skipped and InputError: as for read_records.
+    """
+    return _parsed(_texts(read_bytes(path), path), parse, f"{path}: must hold a text a line", skip_bad, skipped)
+
+
+def _parsed(rows, parse, must, skip_bad, skipped, places=None):
+    """What parse makes of each row: rows are (place, row), or with an InputError in place of the row. See read_records."""
     examples, bad = [], 0
-    for place, fields in rows:
+    for place, row in rows:
         try:
-            if isinstance(fields, InputError):
-                raise fields
-            for name in columns:
-                if fields.get(name) is None:
-                    raise InputError(f"must have a field {name!r}, it has {', '.join(map(repr, fields)) or 'none'}")
-            examples.append(parse(fields))
+            if isinstance(row, InputError):
+                raise row
+            examples.append(parse(row))
             if places is not None:
                 places.append(place)
         except InputError as error:
@@ -54,7 +72,7 @@ def read_records(path, parse=dict, *, columns=(), header=None, kind=None, skip_b
             if skipped is not None:
                 skipped.append(message)
     if not examples:
-        raise InputError(f"{path}: must hold records, it holds none" + (f" that can be used, and {bad} that cannot" if bad else ""))
+        raise InputError(f"{must}, it holds none" + (f" that can be used, and {bad} that cannot" if bad else ""))
     return examples
 
 
@@ -151,9 +169,26 @@ def _object(value):
 
 def _lines(data, path):
     """The lines of UTF-8 text, each with "\\n", for CSV may have them inside a field."""
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").split(b"\n"), 1):
+    for number, line in enumerate(data.removeprefix(BOM).replace(b"\r\n", b"\n").split(b"\n"), 1):
         try:
-            yield line.decode("utf-8") + "\n"
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}:{number}: is no UTF-8 text (byte {error.start} of the line is {line[error.start]:#04x}): "
-                             "convert it to UTF-8") from None
+            yield _decoded(line) + "\n"
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}") from None
+
+
+def _texts(data, path):
+    """Yield (place, text) of the lines that are not blank, or an InputError in place of the text."""
+    for number, line in enumerate(data.removeprefix(BOM).split(b"\n"), 1):
+        try:
+            text = _decoded(line).strip()
+        except InputError as error:
+            text = error
+        if text:
+            yield f"{path}:{number}", text
+
+
+def _decoded(line):
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"is no UTF-8 text (byte {error.start} of the line is {line[error.start]:#04x}): convert it to UTF-8") from None

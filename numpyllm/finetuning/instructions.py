@@ -1,4 +1,4 @@
-"""Instructions and answers to learn from: read from files, encoded, held out; and answers that a model gives.
+"""Instructions and answers to learn from: read from files and encoded.
 
     {"instruction": "Make it plural.", "input": "goose", "output": "geese"}         as Alpaca's; the input may be missing or empty
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...]}    every answer is learnt
@@ -12,23 +12,22 @@ import numpy as np
 from ..data import read_records, text_field
 from ..errors import InputError
 from ..files import short
-from ..inference import Continuation, Sampling, make_decoder, stream
-from .templates import STOP, Message, check_order, encode_turns, ending
+from .templates import Message, check_order, encode_turns
 
 COLUMNS = ("instruction", "output")     # of a file with columns; messages do not fit into one
 
 
-class Example(NamedTuple):
-    """A conversation to learn from."""
+class Conversation(NamedTuple):
+    """Questions and answers to learn from."""
 
-    question: str           # the first one, with its input
+    question: str           # the first one, with its input: who holds out by it, holds out what has the same question
     turns: list             # of Turn
     ids: np.ndarray         # (T)
     targets: np.ndarray     # (T)   -1 where nothing is asked
 
 
 def read_instructions(path, template, tokenizer, block_size, *, truncate=False, skip_bad=False, skipped=None):
-    """The examples in a .json, .jsonl, .csv or .tsv file, as a template writes them: a list of Example.
+    """The examples in a .json, .jsonl, .csv or .tsv file, as a template writes them: a list of Conversation.
 
     truncate    cut off what does not fit into block_size tokens, rather than call the example bad
     skip_bad, skipped, and InputError with the line of the file: as read_records
@@ -39,34 +38,17 @@ def read_instructions(path, template, tokenizer, block_size, *, truncate=False, 
             _check_content(message, tokenizer)
         turns = template.turns(messages)
         first = next(message for message in messages if message.role == "user")
-        return Example(f"{first.content}\n{first.input}".strip(), turns,
+        return Conversation(f"{first.content}\n{first.input}".strip(), turns,
                        *encode_turns(turns, tokenizer, block_size, stop=template.stop, truncate=truncate))
 
     columns = COLUMNS if Path(path).suffix.lower() in (".csv", ".tsv") else ()
     return read_records(path, parse, columns=columns, skip_bad=skip_bad, skipped=skipped)
 
 
-def question_of(example):
-    """What examples are held out by: the same question, with another answer, goes the same way."""
-    return example.question
-
-
 def spread(examples, n):
     """n of the examples, or all if there are fewer, evenly from beginning to end: files are often sorted."""
     places = np.linspace(0, len(examples) - 1, min(n, len(examples))).astype(int)
     return [examples[i] for i in places]
-
-
-def generate_answers(model, tokenizer, prompts, max_new_tokens, *, stop=STOP, seed=0, **sampling):
-    """The answers to prompts, as a template writes these, each a text up to its end: the likeliest token each time, unless fields
-    of Sampling say otherwise."""
-    end, answers = ending(tokenizer, stop), []
-    with make_decoder(model) as decoder:
-        for prompt in prompts:
-            text = Continuation(tokenizer.encode(prompt, allowed_special="all"), max_new_tokens, stop_token=end.token, seed=seed,
-                                sampling=Sampling(**{"temperature": 0.0} | sampling), n_vocab=tokenizer.n_vocab)
-            answers.append("".join(stream(decoder, tokenizer, text, stops=end.stops)))
-    return answers
 
 
 def _messages(fields):

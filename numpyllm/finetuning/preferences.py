@@ -12,30 +12,7 @@ from ..data import read_records, text_field
 from ..data.permutation import shuffled
 from ..errors import InputError
 from ..random import Draws
-from ..tokenizer.base import Tokenizer
 from .packing import filled_up
-from .templates import Template, encode, ending
-
-
-class Form(NamedTuple):
-    """How prompts and answers are written down for one model."""
-
-    template: Template
-    tokenizer: Tokenizer
-    block_size: int
-
-    def encode(self, prompt, answer):
-        """-> ids, targets (T), as templates.encode."""
-        return encode(self.template.prompt(prompt), answer, self.tokenizer, self.block_size, stop=self.template.stop)
-
-    def prompt_ids(self, prompt):
-        """The tokens that stand before an answer, a list."""
-        return self.tokenizer.encode(self.template.prompt(prompt), allowed_special="all")
-
-    @property
-    def ending(self):
-        """templates.Ending of answers."""
-        return ending(self.tokenizer, self.template.stop)
 
 
 class Preference(NamedTuple):

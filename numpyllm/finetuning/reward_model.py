@@ -54,7 +54,7 @@ class BradleyTerry:
 
 
 class ModelReward:
-    """A reward for reinforce.py: what a reward model says of prompts and answers, written as `form` writes them."""
+    """A reward for rollouts.py: what a reward model says of prompts and answers, written as `form` writes them."""
 
     def __init__(self, model, form, *, batch_size=32):
         require_reward_model(model, "a reward")

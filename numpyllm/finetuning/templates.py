@@ -113,7 +113,7 @@ def ending(tokenizer, stop=STOP):
     return Ending(tokenizer.encode_ordinary(stop), None, (stop,)) if token is None else Ending([token], token, ())
 
 
-def encode(prompt, answer, tokenizer, block_size, *, stop=STOP, truncate=False):
+def encode_answer(prompt, answer, tokenizer, block_size, *, stop=STOP, truncate=False):
     """One prompt and its answer -> ids (T), targets (T): as encode_turns."""
     return encode_turns([Turn(prompt, answer)], tokenizer, block_size, stop=stop, truncate=truncate)
 

@@ -48,7 +48,8 @@ def run(args):
 
 
 def make_trainer(opened, args, log=print):
-    """A Trainer for an opened task and its options. Nothing is written; InputError for examples that cannot be used."""
+    """A Trainer for an opened task and its options. Nothing is written; InputError for examples that cannot be
+    used."""
     if args.packing and architecture_of(opened.model) != "gpt":
         raise InputError(f"{opened.facts['model']} is of an architecture that reads one example a row: give --no_packing")
     template, tokenizer, config = TEMPLATES[args.template], opened.tokenizer, opened.train

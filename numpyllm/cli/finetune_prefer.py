@@ -74,7 +74,8 @@ def run(args):
 
 
 def make_trainer(opened, args, log=print):
-    """A Trainer for an opened task and its options. Nothing is written; InputError for data and options that cannot be used."""
+    """A Trainer for an opened task and its options. Nothing is written; InputError for data and options that
+    cannot be used."""
     foreign = sorted(args.given & FOREIGN[args.method])
     if foreign:
         raise InputError(f"--method {args.method} has no {foreign[0]}, got --{foreign[0]} {getattr(args, foreign[0])}: leave it out")

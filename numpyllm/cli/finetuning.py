@@ -1,4 +1,5 @@
-"""What the tasks of `numpyllm finetune` share: their options, the model they begin with, and the run they make of it."""
+"""What the tasks of `numpyllm finetune` share: their options, the model they begin with, and the run they make of
+it."""
 
 import hashlib
 import shlex
@@ -66,8 +67,8 @@ def add_finetuning_options(parser, *, data_help, out_dir, defaults=None):
 def open_finetuning(args, task, *, kept=(), log=print):
     """-> Opened. Nothing is written. kept: names of the task's own options that a resumed run has on record.
 
-    A resumed run takes what is on record for the flags that were not given, and args holds it afterwards. Raises InputError for
-    flags that contradict it, and where the model or the data are no longer what they were.
+    A resumed run takes what is on record for the flags that were not given, and args holds it afterwards. Raises
+    InputError for flags that contradict it, and where the model or the data are no longer what they were.
     """
     run = RunFolder(args.out_dir, resume=args.resume, overwrite=args.overwrite)
     checkpoint = state = None
@@ -99,7 +100,8 @@ def open_finetuning(args, task, *, kept=(), log=print):
 
 
 def trainable_parts(args, n_layer):
-    """name -> whether it is trained, as --freeze and --lora_rank say; None: all is. A task's head has other names than a GPT's parts."""
+    """name -> whether it is trained, as --freeze and --lora_rank say; None: all is. A task's head has other names
+    than a GPT's parts."""
     if args.lora_rank and args.freeze != "none":
         raise InputError("with LoRA all but the additions is frozen: leave --freeze out, or --lora_rank")
     if args.lora_rank or args.freeze == "all":
@@ -121,8 +123,8 @@ def lora_of(args):
 
 
 def adapted(opened, args):
-    """The model that was opened, frozen in part or with LoRA as the options say, its parameters the same. For tasks without a head of
-    their own."""
+    """The model that was opened, frozen in part or with LoRA as the options say, its parameters the same. For
+    tasks without a head of their own."""
     model, lora = opened.model, lora_of(args)
     trainable = trainable_parts(args, model.config.n_layer)
     if lora is not None:

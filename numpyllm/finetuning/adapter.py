@@ -3,7 +3,8 @@
     adapter.json    the choices of LoRA, the layout of the array, SHA-256 of the base and of the array
     adapter.npy     flat: the trained part of the parameters, adapters and whatever else was trained
 
-For GPT-2's 124M and rank 8 that is 2 MB instead of 498 (docs/lora.md). One base serves many adapters: load_adapter exchanges them.
+For GPT-2's 124M and rank 8 that is 2 MB instead of 498 (docs/lora.md). One base serves many adapters: load_adapter
+exchanges them.
 """
 
 import hashlib
@@ -32,8 +33,8 @@ BLOCK = 1 << 20             # entries that are hashed at once
 def save_adapter(folder, model, *, overwrite=False):
     """Write what was trained of a model with LoRA, whole or not at all.
 
-    A folder that holds anything is refused; with overwrite, an adapter is replaced. Raises InputError for that, a model without
-    LoRA, values that are no numbers, and a full disk.
+    A folder that holds anything is refused; with overwrite, an adapter is replaced. Raises InputError for that, a
+    model without LoRA, values that are no numbers, and a full disk.
     """
     if model.lora is None:
         raise InputError("an adapter is what LoRA has trained, this model has none: save it as a checkpoint")
@@ -50,11 +51,11 @@ def save_adapter(folder, model, *, overwrite=False):
 
 
 def load_adapter(model, folder):
-    """Give a model the adapter in a folder -> model. A plain GPT gets LoRA (its parameters are copied), one with LoRA of the same
-    kind has its adapter exchanged in place.
+    """Give a model the adapter in a folder -> model. A plain GPT gets LoRA (its parameters are copied), one with
+    LoRA of the same kind has its adapter exchanged in place.
 
-    Nothing is changed before everything has been found to fit. Raises InputError for what cannot be read or is damaged, and for
-    an adapter that was trained beside another base, by a single bit.
+    Nothing is changed before everything has been found to fit. Raises InputError for what cannot be read or is
+    damaged, and for an adapter that was trained beside another base, by a single bit.
     """
     folder = Path(folder)
     path = folder / VALUES
@@ -80,7 +81,8 @@ def load_adapter(model, folder):
 
 
 def base_sha256(model, trained):
-    """SHA-256 of what a model's adapter is beside: its choices, and its parameters (as float32) without those in `trained`."""
+    """SHA-256 of what a model's adapter is beside: its choices, and its parameters (as float32) without those in
+    `trained`."""
     digest = hashlib.sha256()
     choices = {field.name: value for field in fields(model.config) if (value := getattr(model.config, field.name)) != field.default
                and field.name != "dropout"}

@@ -7,8 +7,8 @@ from .templates import STOP, ending
 
 
 def generate_answers(model, tokenizer, prompts, max_new_tokens, *, stop=STOP, seed=0, **sampling):
-    """The answers to prompts, as a template writes these, each a text up to its end: the likeliest token each time, unless fields
-    of Sampling say otherwise."""
+    """The answers to prompts, as a template writes these, each a text up to its end: the likeliest token each
+    time, unless fields of Sampling say otherwise."""
     end, answers = ending(tokenizer, stop), []
     with make_decoder(model) as decoder:
         for prompt in prompts:
@@ -28,7 +28,8 @@ class SampledAnswer(NamedTuple):
 
 
 def sample_answers(model, prompts, form, max_new_tokens, *, seed, **sampling):
-    """A SampledAnswer to each of these Prompts, drawn side by side; by default from the model itself: temperature 1, nothing left out.
+    """A SampledAnswer to each of these Prompts, drawn side by side; by default from the model itself: temperature
+    1, nothing left out.
 
     Answer i draws as index i of the seed. sampling: the fields of Sampling.
     """

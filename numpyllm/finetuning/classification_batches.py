@@ -11,10 +11,12 @@ POOL = 16       # batches whose texts are sorted by length together
 
 
 class ClassificationBatches:
-    """Batches of texts of similar lengths, each text once in an epoch, in an order of its own in each: a pure function of (seed, step).
+    """Batches of texts of similar lengths, each text once in an epoch, in an order of its own in each: a pure
+    function of (seed, step).
 
-    All epochs, one shuffled after the other, are one endless row of texts. POOL batches at a time are sorted by length, cut, and shuffled
-    again as whole batches. micro_batches: in a step, at most; micro-batch m of step s is batch number s * micro_batches + m.
+    All epochs, one shuffled after the other, are one endless row of texts. POOL batches at a time are sorted by
+    length, cut, and shuffled again as whole batches. micro_batches: in a step, at most; micro-batch m of step s is
+    batch number s * micro_batches + m.
     """
 
     def __init__(self, examples, labels, *, batch_size, seed, micro_batches=1):

@@ -1,4 +1,5 @@
-"""Texts with labels, to learn to name the label: read from files, encoded, split into parts that have no text in common."""
+"""Texts with labels, to learn to name the label: read from files, encoded, split into parts that have no text in
+common."""
 
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ class LabelledText(NamedTuple):
 
 
 class LabelledTexts(NamedTuple):
-    """What was read, split, and is ready to be learnt. A text is in one part alone, upper case and blanks aside."""
+    """What was read, split, and is ready to be learnt. A text is in one part alone, upper case and blanks
+    aside."""
 
     labels: list        # of the training part, sorted; a label's number is its place here
     train: list
@@ -31,9 +33,10 @@ def read_labelled_texts(path, tokenizer, block_size, *, text_column="text", labe
                   skip_bad=False, skipped=None):
     """The labelled texts of a CSV, TSV or JSONL file -> a list of LabelledText, in order.
 
-    ending stands behind each text, and is what the model reads last: what followed a text in pre-training suits. A text that has with it
-    more than block_size tokens is refused, or with `truncate` cut: its first tokens are kept. InputError, with file and line, for
-    that, an empty text, a missing column or label; skip_bad, skipped as for read_records.
+    ending stands behind each text, and is what the model reads last: what followed a text in pre-training suits. A
+    text that has with it more than block_size tokens is refused, or with `truncate` cut: its first tokens are
+    kept. InputError, with file and line, for that, an empty text, a missing column or label; skip_bad, skipped as
+    for read_records.
     """
     places = []
 
@@ -46,8 +49,8 @@ def read_labelled_texts(path, tokenizer, block_size, *, text_column="text", labe
 
 
 def encode_text(text, tokenizer, block_size, *, ending="", truncate=False):
-    """A text -> as much of it as is read, its tokens with those of the ending (n). InputError where it is too long for the model and
-    not to be cut."""
+    """A text -> as much of it as is read, its tokens with those of the ending (n). InputError where it is too long
+    for the model and not to be cut."""
     ids, end = (tokenizer.encode_to_numpy(part, disallowed_special=()) for part in (text, ending))
     room = block_size - len(end)
     if room < 1:
@@ -64,11 +67,12 @@ def encode_text(text, tokenizer, block_size, *, ending="", truncate=False):
 def load_labelled_texts(data, tokenizer, block_size, *, test=None, val_fraction=0.1, test_fraction=0.1, skip_bad=False, **options):
     """Read a file, and another to test on if there is one, and split -> LabelledTexts.
 
-    Which part a text goes to follows from its content alone. Without a test file `test_fraction` of the texts are kept to test on,
-    and val_fraction of all to stop early by; with one, texts that are in it are left out of the others. options: read_labelled_texts's.
+    Which part a text goes to follows from its content alone. Without a test file `test_fraction` of the texts are
+    kept to test on, and val_fraction of all to stop early by; with one, texts that are in it are left out of the
+    others. options: read_labelled_texts's.
 
-    InputError for what cannot be read, for fewer than two labels, for a part without texts, and for a label that the training part
-    lacks: nothing could be learnt of it.
+    InputError for what cannot be read, for fewer than two labels, for a part without texts, and for a label that
+    the training part lacks: nothing could be learnt of it.
     """
     if not (0 < val_fraction and 0 < test_fraction and val_fraction + (test_fraction if test is None else 0) < 1):
         raise InputError(f"val_fraction and test_fraction must be above 0, and leave something to learn from, got {val_fraction:g} and "
@@ -118,7 +122,8 @@ def _label(fields, name):
 
 
 def _with_known_labels(examples, labels, skip_bad, skipped):
-    """The examples whose label is known. InputError, with file and line, for another one, unless such are left out."""
+    """The examples whose label is known. InputError, with file and line, for another one, unless such are left
+    out."""
     kept = []
     for example in examples:
         if example.label in labels:

@@ -57,7 +57,8 @@ class ClassificationEvaluation(NamedTuple):
                 "by_label": self.by_label(), "labels": self.labels, "confusion": self.confusion.tolist()}
 
     def by_label(self):
-        """{label: {"precision", "recall", "f1", "texts"}}; a precision without predictions, or a recall without texts, is 0."""
+        """{label: {"precision", "recall", "f1", "texts"}}; a precision without predictions, or a recall without
+        texts, is 0."""
         counts = self.confusion
         hits, claims, texts = counts.diagonal().tolist(), counts.sum(axis=0).tolist(), counts.sum(axis=1).tolist()
         return {label: {"precision": hits[i] / max(1, claims[i]), "recall": hits[i] / max(1, texts[i]),

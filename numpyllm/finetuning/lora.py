@@ -1,4 +1,5 @@
-"""LoRA on a trained model: put adapters beside its matrices, and merge them in (Hu et al. 2021). docs/lora.md explains it."""
+"""LoRA on a trained model: put adapters beside its matrices, and merge them in (Hu et al. 2021). docs/lora.md
+explains it."""
 
 from contextlib import contextmanager
 
@@ -8,8 +9,8 @@ from ..models.lora import is_adapter, with_adapter
 
 
 def add_lora(model, lora, *, trainable=None, seed=0):
-    """A GPT with adapters, and the parameters of this one, copied: at first it does the same. Nothing but the adapters is trained, and
-    the parameters that `trainable` names (name -> bool): a new head, for instance.
+    """A GPT with adapters, and the parameters of this one, copied: at first it does the same. Nothing but the
+    adapters is trained, and the parameters that `trainable` names (name -> bool): a new head, for instance.
 
     InputError for another kind of model, one that has adapters already, and targets that it has not.
     """
@@ -26,16 +27,17 @@ def add_lora(model, lora, *, trainable=None, seed=0):
 
 
 def merge(model):
-    """A plain model that does what this one does, its adapters multiplied out into the matrices. This one stays what it is, so the
-    base's bits are not lost. InputError if there are no adapters."""
+    """A plain model that does what this one does, its adapters multiplied out into the matrices. This one stays
+    what it is, so the base's bits are not lost. InputError if there are no adapters."""
     _check_adapted(model)
     return model.merged()
 
 
 @contextmanager
 def merging(model):
-    """Merge for the length of a block, in place: matrices hold what `merge` would give, adapters add nothing. Afterwards everything
-    has the bits that it had before, since they were kept: w + d - d is not w in floating point. Not for training in."""
+    """Merge for the length of a block, in place: matrices hold what `merge` would give, adapters add nothing.
+    Afterwards everything has the bits that it had before, since they were kept: w + d - d is not w in floating
+    point. Not for training in."""
     _check_adapted(model)
     parameters = model.parameters
     merged = {name: with_adapter(parameters, name, model.lora) for name in parameters if f"{name.removesuffix('w')}lora_a" in parameters.layout}

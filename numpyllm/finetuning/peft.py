@@ -3,8 +3,9 @@
     adapter_config.json         rank, alpha, names of the linear maps
     adapter_model.safetensors   base_model.model.<name of the matrix>.lora_A.weight (R, n_in), .lora_B.weight (n_out, R)
 
-Theirs are transposed, and where they have several matrices (q_proj, k_proj, v_proj) ours is one (qkv), with one A for all. Those
-with one A each are put side by side: with block after block in B, a matrix of a higher rank that does the same.
+Theirs are transposed, and where they have several matrices (q_proj, k_proj, v_proj) ours is one (qkv), with one A
+for all. Those with one A each are put side by side: with block after block in B, a matrix of a higher rank that
+does the same.
 """
 
 from pathlib import Path
@@ -31,10 +32,11 @@ INITS = (True, False, "gaussian")       # others, such as PiSSA, change the base
 
 
 def save_peft(folder, model, *, base_name=None, overwrite=False):
-    """Write a model's adapters for PEFT, whole or not at all (extra `hf`). base_name: where PEFT finds the base, if it is to know.
+    """Write a model's adapters for PEFT, whole or not at all (extra `hf`). base_name: where PEFT finds the base,
+    if it is to know.
 
-    A folder that holds anything is refused; with overwrite, an adapter is replaced. Raises InputError for that, a model without LoRA,
-    one with more trained than its adapters, and one that is neither GPT-2 nor Llama.
+    A folder that holds anything is refused; with overwrite, an adapter is replaced. Raises InputError for that, a
+    model without LoRA, one with more trained than its adapters, and one that is neither GPT-2 nor Llama.
     """
     numpy_side = load_extra("safetensors.numpy", "hf")
     if model.lora is None:
@@ -59,10 +61,11 @@ def save_peft(folder, model, *, base_name=None, overwrite=False):
 
 
 def load_peft(model, folder):
-    """A plain GPT-2 or Llama with the adapters of a folder that PEFT has written -> a model with LoRA; its parameters are copied.
+    """A plain GPT-2 or Llama with the adapters of a folder that PEFT has written -> a model with LoRA; its
+    parameters are copied.
 
-    PEFT does not say which base an adapter belongs to: what fits is taken. Raises InputError for what cannot be read, does not
-    fit, or does more than LoRA does here.
+    PEFT does not say which base an adapter belongs to: what fits is taken. Raises InputError for what cannot be
+    read, does not fit, or does more than LoRA does here.
     """
     folder = Path(folder)
     path = folder / CONFIG
@@ -108,7 +111,8 @@ def load_peft(model, folder):
 
 
 def _one_for_equal(parts):
-    """[(A, B, columns)] of the parts of one matrix -> A of all (n_in, R or several times R), [(first row, columns, B)]."""
+    """[(A, B, columns)] of the parts of one matrix -> A of all (n_in, R or several times R), [(first row, columns,
+    B)]."""
     if all(np.array_equal(a, parts[0][0]) for a, _, _ in parts):
         return parts[0][0], [(0, columns, b) for _, b, columns in parts]
     rank = parts[0][0].shape[1]

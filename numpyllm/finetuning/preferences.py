@@ -1,7 +1,7 @@
 """Preferences: a prompt with two answers, of which one is better. How they are read, and made into batches.
 
-Shapes: N pairs, ids and targets (N, 2, T): of each pair the chosen answer, then the rejected one, each behind the prompt. Targets are
--1 but for the answers' tokens; shorter rows are filled up with id 0, target -1.
+Shapes: N pairs, ids and targets (N, 2, T): of each pair the chosen answer, then the rejected one, each behind the
+prompt. Targets are -1 but for the answers' tokens; shorter rows are filled up with id 0, target -1.
 """
 
 from typing import NamedTuple
@@ -28,8 +28,8 @@ class EncodedPair(NamedTuple):
 
 
 def read_preferences(path, form, *, skip_bad=False, skipped=None):
-    """The pairs of a file with the fields prompt, chosen, rejected: a list of EncodedPair. skip_bad, skipped, and InputError with the
-    line of the file, for what is too long as well: as data.read_records."""
+    """The pairs of a file with the fields prompt, chosen, rejected: a list of EncodedPair. skip_bad, skipped, and
+    InputError with the line of the file, for what is too long as well: as data.read_records."""
     def parse(fields):
         pair = Preference(*(text_field(fields, name) for name in Preference._fields))
         if pair.chosen == pair.rejected:
@@ -40,7 +40,8 @@ def read_preferences(path, form, *, skip_bad=False, skipped=None):
 
 
 class Pairs:
-    """Encoded pairs as arrays: ids, targets (N, 2, T), and what else there is of each, such as a reference's log-probabilities."""
+    """Encoded pairs as arrays: ids, targets (N, 2, T), and what else there is of each, such as a reference's
+    log-probabilities."""
 
     def __init__(self, encoded):
         rows = [part for pair in encoded for part in (pair.chosen, pair.rejected)]
@@ -63,7 +64,8 @@ class Pairs:
 
 
 class PairBatches:
-    """Batches of Pairs for a Trainer: all pairs once an epoch, in an order of its own in each. A pure function of seed and step."""
+    """Batches of Pairs for a Trainer: all pairs once an epoch, in an order of its own in each. A pure function of
+    seed and step."""
 
     def __init__(self, pairs, *, batch_size, seed, micro_batches=1):
         self.pairs, self.batch_size, self.seed, self.micro_batches = pairs, batch_size, seed, micro_batches
@@ -74,7 +76,8 @@ class PairBatches:
 
 
 def two_rows_each(draws):
-    """Where pairs begin with row n, their answers begin with row 2n: so masks do not depend on how a batch was divided. None: None."""
+    """Where pairs begin with row n, their answers begin with row 2n: so masks do not depend on how a batch was
+    divided. None: None."""
     return draws and Draws(draws.seed, step=draws.step, micro=draws.micro, first_row=2 * draws.first_row)
 
 

@@ -37,8 +37,8 @@ class Prompt(NamedTuple):
 def read_prompts(path, form, most, *, skip_bad=False, skipped=None):
     """The prompts of a file with a field `prompt` (others are not read): a list of Prompt, each only once.
 
-    most: tokens that a prompt may have, as it is written. skip_bad, skipped, and InputError with the line of the file: as
-    data.read_records.
+    most: tokens that a prompt may have, as it is written. skip_bad, skipped, and InputError with the line of the
+    file: as data.read_records.
     """
     def parse(fields):
         prompt = text_field(fields, "prompt")

@@ -1,8 +1,9 @@
-"""REINFORCE (Williams 1992): answers are drawn from the model, what earned more than expected becomes likelier. With a baseline, and
-a penalty for moving away from the model that training began with: what RLHF does, small enough to watch.
+"""REINFORCE (Williams 1992): answers are drawn from the model, what earned more than expected becomes likelier.
+With a baseline, and a penalty for moving away from the model that training began with: what RLHF does, small
+enough to watch.
 
-Shapes: B sampled answers, each behind its prompt: ids, targets (B, T), reference (B, T), advantages (B). Derivation:
-docs/policy_gradient.md.
+Shapes: B sampled answers, each behind its prompt: ids, targets (B, T), reference (B, T), advantages (B).
+Derivation: docs/policy_gradient.md.
 """
 
 import numpy as np
@@ -15,8 +16,9 @@ BASELINES = ("leave_one_out", "mean", "none")
 
 
 class Reinforce:
-    """What a Trainer minimises (Replicas says what that must have). kl: weight of the penalty. One step on each batch: an answer is of
-    use only to the model that it was drawn from. Dropout should be 0, for answers are drawn without it."""
+    """What a Trainer minimises (Replicas says what that must have). kl: weight of the penalty. One step on each
+    batch: an answer is of use only to the model that it was drawn from. Dropout should be 0, for answers are drawn
+    without it."""
 
     def __init__(self, model, *, kl=0.0):
         if not 0 <= kl < np.inf:
@@ -52,8 +54,9 @@ class Reinforce:
 def advantages(rewards, answers_each, baseline):
     """rewards (B), the answers to one prompt side by side -> (B): rewards less what was to be expected.
 
-    leave_one_out: the mean reward of the other answers to the same prompt (Kool et al. 2019). mean: the mean of the whole batch.
-    none: 0. Only a baseline that an answer has no part in leaves the estimate unbiased; `mean` shrinks it by 1 - 1 / B.
+    leave_one_out: the mean reward of the other answers to the same prompt (Kool et al. 2019). mean: the mean of
+    the whole batch. none: 0. Only a baseline that an answer has no part in leaves the estimate unbiased; `mean`
+    shrinks it by 1 - 1 / B.
     """
     if baseline == "none":
         return rewards

@@ -1,7 +1,8 @@
-"""A reward model: a GPT with one number in place of the next token, learnt from preferences (Ouyang et al. 2022, eq. 1).
+"""A reward model: a GPT with one number in place of the next token, learnt from preferences (Ouyang et al. 2022,
+eq. 1).
 
-Shapes: ids, targets (B, 2, T) as in preferences.py. The number is read where the last token of the answer has been asked for, when all
-before it has been seen. It is a GPTClassifier of one class. Derivation: docs/preferences.md.
+Shapes: ids, targets (B, 2, T) as in preferences.py. The number is read where the last token of the answer has been
+asked for, when all before it has been seen. It is a GPTClassifier of one class. Derivation: docs/preferences.md.
 """
 
 import numpy as np
@@ -15,7 +16,8 @@ from .preferences import check_label_smoothing, two_rows_each
 
 
 class BradleyTerry:
-    """What a Trainer minimises (Replicas says what that must have). Raises InputError for a model that is no reward model."""
+    """What a Trainer minimises (Replicas says what that must have). Raises InputError for a model that is no
+    reward model."""
 
     def __init__(self, model, *, label_smoothing=0.0):
         require_reward_model(model, "what learns from preferences as a reward")

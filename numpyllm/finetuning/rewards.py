@@ -1,7 +1,9 @@
-"""Rewards that are functions of the answer, for rollouts.py: what is asked for can be seen at a glance, and so can how it is met.
+"""Rewards that are functions of the answer, for rollouts.py: what is asked for can be seen at a glance, and so can
+how it is met.
 
-A reward is called with prompts and answers, two lists of texts, and gives a number for each, (N) float64. These here look at one
-answer at a time, and at nothing but its letters: a model may learn to please them without saying anything.
+A reward is called with prompts and answers, two lists of texts, and gives a number for each, (N) float64. These
+here look at one answer at a time, and at nothing but its letters: a model may learn to please them without saying
+anything.
 """
 
 import difflib

@@ -1,4 +1,5 @@
-"""Rollouts: answers that are drawn from a model while it is trained by their rewards (reinforce.py), and what is to be said of them.
+"""Rollouts: answers that are drawn from a model while it is trained by their rewards (reinforce.py), and what is
+to be said of them.
 
 Shapes: B sampled answers, each behind its prompt: ids, targets (B, T), reference (B, T), advantages (B).
 """
@@ -32,8 +33,8 @@ class AnswerMeans(NamedTuple):
 
 
 class Rollouts:
-    """Batches for a Trainer that are made by asking the model, as it is now: source(step, micro) -> ids, targets, reference,
-    advantages. A function of seed, step and parameters.
+    """Batches for a Trainer that are made by asking the model, as it is now: source(step, micro) -> ids, targets,
+    reference, advantages. A function of seed, step and parameters.
 
     model, reference    the model that is trained, and the one to stay near (not the same arrays)
     prompts             a list of Prompt; each step takes the next ones of a shuffled row
@@ -68,7 +69,8 @@ class Rollouts:
         return ids, targets, reference, advantages(rewards, self.answers_each, self.baseline).astype(reference.dtype)
 
     def evaluate(self, kl):
-        """RolloutEvaluation: an answer to each prompt, with the same draws each time; kl is the weight of the penalty."""
+        """RolloutEvaluation: an answer to each prompt, with the same draws each time; kl is the weight of the
+        penalty."""
         total = np.zeros(len(AnswerMeans._fields))
         for first in range(0, len(self.prompts), self.batch_size):
             self._ask(self.prompts[first:first + self.batch_size], f"{self.seed}/evaluation/{first}")
@@ -113,6 +115,7 @@ class RolloutEvaluation(NamedTuple):
 
 
 def answer_rows(answers):
-    """SampledAnswers -> ids, targets (B, T): all that the model chose is asked for, the end too where it chose that."""
+    """SampledAnswers -> ids, targets (B, T): all that the model chose is asked for, the end too where it chose
+    that."""
     return (filled_up([[*answer.prompt, *answer.tokens][:-1] for answer in answers], 0),
             filled_up([[-1] * (len(answer.prompt) - 1) + answer.tokens for answer in answers], -1))

@@ -1,9 +1,10 @@
-"""How an instruction is written down for a model, and where its answer begins and ends: the same in training and afterwards.
+"""How an instruction is written down for a model, and where its answer begins and ends: the same in training and
+afterwards.
 
     prompt | answer, end | prompt of the next question | answer, end | ...
 
-Prompt and answer are encoded apart from each other, so no token lies across the border: a model that continues the ids of a prompt
-stands where it stood in training. docs/instruction_tuning.md says why.
+Prompt and answer are encoded apart from each other, so no token lies across the border: a model that continues the
+ids of a prompt stands where it stood in training. docs/instruction_tuning.md says why.
 """
 
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class Ending(NamedTuple):
 class Template:
     """Texts in which {instruction}, {input} and {content} are replaced.
 
-    An answer ends with the special token spelt like `stop`; if the tokenizer has none, with <|endoftext|>; without that, with `stop` as text.
+    An answer ends with the special token spelt like `stop`; if the tokenizer has none, with <|endoftext|>; without
+    that, with `stop` as text.
     """
 
     question: str
@@ -61,7 +63,8 @@ class Template:
         return self.turns([Message("user", instruction, input), Message("assistant", "")])[0].prompt
 
     def turns(self, messages):
-        """Messages -> a Turn for each answer. InputError for roles, or an order of them, that a conversation with answers has not."""
+        """Messages -> a Turn for each answer. InputError for roles, or an order of them, that a conversation with
+        answers has not."""
         check_order(messages)
         turns, prompt = [], ""
         for message in messages:
@@ -95,7 +98,8 @@ TEMPLATES = {
 
 
 def check_order(messages):
-    """InputError unless questions and answers alternate, after one system message at most, and an answer is the last."""
+    """InputError unless questions and answers alternate, after one system message at most, and an answer is the
+    last."""
     expected = ("system", "user")
     for number, (role, *_) in enumerate(messages, 1):
         if role not in ROLES:
@@ -119,11 +123,12 @@ def encode_answer(prompt, answer, tokenizer, block_size, *, stop=STOP, truncate=
 
 
 def encode_turns(turns, tokenizer, block_size, *, stop=STOP, truncate=False):
-    """Turns -> ids (T), targets (T), int64: the target of a token is the next one if that belongs to an answer or its end, else -1.
+    """Turns -> ids (T), targets (T), int64: the target of a token is the next one if that belongs to an answer or
+    its end, else -1.
 
-    In prompts special tokens are recognised, in answers there must be none. InputError for empty texts, an answer that contains what
-    ends it, and more than block_size tokens; with `truncate` these are cut off instead, with the end of the answer, so that nobody
-    learns to end there, but some answer must be left.
+    In prompts special tokens are recognised, in answers there must be none. InputError for empty texts, an answer
+    that contains what ends it, and more than block_size tokens; with `truncate` these are cut off instead, with
+    the end of the answer, so that nobody learns to end there, but some answer must be left.
     """
     ids, asked = [], []
     end = ending(tokenizer, stop)

@@ -1,9 +1,10 @@
-"""GPTClassifier: a GPT that names a class for a text, in place of its next token (Radford et al. 2018, section 3.2).
+"""GPTClassifier: a GPT that names a class for a text, in place of its next token (Radford et al. 2018, section
+3.2).
 
     ids (B, T) -> trunk (B, T, C) -> last real token (B, C) -> classifier (B, K)
 
-A row may be padded on the right, with any ids: its length says where it ends. Attention is causal, so nothing before the padding sees
-it, and nothing after it is read.
+A row may be padded on the right, with any ids: its length says where it ends. Attention is causal, so nothing
+before the padding sees it, and nothing after it is read.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -48,10 +49,11 @@ class ClassLossCache(NamedTuple):
 class GPTClassifier(GPTTrunk):
     """A GPT's trunk, whose parameters keep their names, and a linear head `classifier`.
 
-    class_weights (K), all positive: how much an example counts, by its label. The mean of the loss is the weighted one then. None:
-    all count 1. The rest: GPT's.
+    class_weights (K), all positive: how much an example counts, by its label. The mean of the loss is the weighted
+    one then. None: all count 1. The rest: GPT's.
 
-    Raises InputError for lengths that are not (B) integers in [1, T], labels that are not (B) integers in [0, K), and ids as GPT does.
+    Raises InputError for lengths that are not (B) integers in [1, T], labels that are not (B) integers in [0, K),
+    and ids as GPT does.
     """
 
     def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False, trainable=None,
@@ -63,8 +65,8 @@ class GPTClassifier(GPTTrunk):
 
     @classmethod
     def from_gpt(cls, gpt, n_classes, *, dropout=None, seed=0, **options):
-        """A classifier that begins with what a GPT has learnt: all parameters but the head's are copied, by name. dropout None: the
-        GPT's. InputError for another kind of model; LoRA's additions are merged in."""
+        """A classifier that begins with what a GPT has learnt: all parameters but the head's are copied, by name.
+        dropout None: the GPT's. InputError for another kind of model; LoRA's additions are merged in."""
         if not isinstance(gpt, GPT):
             raise InputError(f"a classifier begins with a GPT, got a {type(gpt).__name__}")
         gpt = gpt.merged()
@@ -79,7 +81,8 @@ class GPTClassifier(GPTTrunk):
         return model
 
     def forward(self, ids, lengths, draws=None):
-        """ids (B, T), of which each row has `lengths` (B) real tokens -> logits (B, K), cache. Dropout acts only when Draws are given."""
+        """ids (B, T), of which each row has `lengths` (B) real tokens -> logits (B, K), cache. Dropout acts only
+        when Draws are given."""
         last = self._last(ids, lengths)
         h, c_trunk = self._trunk(ids, draws)                                    # (1)  (B, T, C)
         logits, c_classifier = self.classifier.forward(h[last])                 # (2)  (B, K)
@@ -102,13 +105,15 @@ class GPTClassifier(GPTTrunk):
         return self.classifier.forward(h)[0]
 
     def loss(self, ids, lengths, labels):
-        """labels (B) -> the sum of the examples' losses, each times its weight, in nats; the sum of the weights."""
+        """labels (B) -> the sum of the examples' losses, each times its weight, in nats; the sum of the
+        weights."""
         labels = self._checked_labels(labels, len(ids))
         loss, _ = self._loss_forward((self.logits(ids, lengths), None), labels)
         return loss, float(self._weights(labels).sum())
 
     def loss_and_gradients(self, ids, lengths, labels, *, scale=None, draws=None):
-        """As loss, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale None is 1 / sum of weights, the mean's."""
+        """As loss, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale None is 1 / sum of
+        weights, the mean's."""
         labels = self._checked_labels(labels, len(ids))
         loss, cache = self._loss_forward(self.forward(ids, lengths, draws), labels)                     # (1) (2) (3)
         count = float(self._weights(labels).sum())

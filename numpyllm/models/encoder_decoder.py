@@ -1,13 +1,13 @@
-"""The original Transformer (Vaswani et al. 2017): an encoder reads a source, a decoder writes a target, looking at what
-the encoder made of it.
+"""The original Transformer (Vaswani et al. 2017): an encoder reads a source, a decoder writes a target, looking at
+what the encoder made of it.
 
     sources (B, S) -> embedding (B, S, C) -> n_layer encoder blocks -> memory (B, S, C)
     ids (B, T)     -> embedding (B, T, C) -> n_layer decoder blocks, each of which reads the memory -> head (B, T, V)
 
-In a batch, sequences are padded at the end, with -1, in sources and in targets. What stands there is never read: sources by
-spans, targets because nothing is asked there and nobody looks ahead. The decoder's input is the target moved on by one
-behind start_token. Two things are as in GPT, not as in the paper: GELU for ReLU, and normal initial weights.
-Chapter: docs/encoder_decoder.md.
+In a batch, sequences are padded at the end, with -1, in sources and in targets. What stands there is never read:
+sources by spans, targets because nothing is asked there and nobody looks ahead. The decoder's input is the target
+moved on by one behind start_token. Two things are as in GPT, not as in the paper: GELU for ReLU, and normal
+initial weights. Chapter: docs/encoder_decoder.md.
 """
 
 import math
@@ -83,11 +83,11 @@ class EncoderDecoderCache(NamedTuple):
 
 
 class EncoderDecoder(Layer):
-    """An encoder-decoder with its parameters. ops is the backend: numpyllm.ops or anything that has the same functions. With
-    seed=None all parameters are zero, for whoever fills them.
+    """An encoder-decoder with its parameters. ops is the backend: numpyllm.ops or anything that has the same
+    functions. With seed=None all parameters are zero, for whoever fills them.
 
-    Raises InputError for sources and targets that are not integers (B, S) and (B, T) of at most block_size tokens, -1
-    behind the end of each, at least one token a source.
+    Raises InputError for sources and targets that are not integers (B, S) and (B, T) of at most block_size tokens,
+    -1 behind the end of each, at least one token a source.
     """
 
     lora = None         # its linear maps get no adapters
@@ -108,7 +108,8 @@ class EncoderDecoder(Layer):
         self.bind(self.parameters, ops)
 
     def forward(self, sources, ids, draws=None):
-        """sources (B, S), ids (B, T) the decoder's input -> logits (B, T, V), cache. Dropout acts only when Draws are given."""
+        """sources (B, S), ids (B, T) the decoder's input -> logits (B, T, V), cache. Dropout acts only when Draws
+        are given."""
         sources, lengths = self.check_sources(sources)
         ids = self.check_targets(sources, ids)
         h, cache = self._trunk(sources, lengths, np.where(ids == PADDING, 0, ids), draws)
@@ -120,8 +121,8 @@ class EncoderDecoder(Layer):
         self._trunk_backward(self.head.backward(dlogits, cache.head), cache)
 
     def loss(self, sources, targets, *, label_smoothing=0.0):
-        """sources (B, S), targets (B, T) -> sum of the loss in nats, number of counted targets. Plain cross-entropy unless
-        told otherwise, whatever the training minimises."""
+        """sources (B, S), targets (B, T) -> sum of the loss in nats, number of counted targets. Plain
+        cross-entropy unless told otherwise, whatever the training minimises."""
         (sources, lengths), targets, height = self.check_sources(sources), self.check_targets(sources, targets), mark()
         h, _ = self._trunk(sources, lengths, self.shifted(targets), None)
         loss = self.head.loss(h, targets, label_smoothing=label_smoothing)
@@ -133,8 +134,9 @@ class EncoderDecoder(Layer):
         return int((targets != -1).sum())
 
     def loss_and_gradients(self, sources, targets, *, scale=None, draws=None):
-        """The loss with the config's label_smoothing, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale
-        None is 1 / count, the mean's. A step begins with parameters.clear_gradients() and ends with settle_gradients().
+        """The loss with the config's label_smoothing, and contributes scale * d(sum)/d(parameters) to
+        parameters.grad; scale None is 1 / count, the mean's. A step begins with parameters.clear_gradients() and
+        ends with settle_gradients().
         """
         (sources, lengths), targets = self.check_sources(sources), self.check_targets(sources, targets)
         if scale is None:
@@ -165,7 +167,8 @@ class EncoderDecoder(Layer):
         return DecoderPast([LayerPast((*block.cross.f.keys_values(memory), spans)) for block in self.decoder])
 
     def step(self, ids, past):
-        """ids (B), the next token of each target, start_token first -> logits (B, V), those that `forward` gives for the whole.
+        """ids (B), the next token of each target, start_token first -> logits (B, V), those that `forward` gives
+        for the whole.
 
         past takes the tokens in. Raises InputError when block_size tokens are in it.
         """
@@ -192,8 +195,8 @@ class EncoderDecoder(Layer):
         return self.parameters.count()
 
     def shifted(self, targets):
-        """What the decoder reads to say `targets` (B, T): start_token, then all but the last. Padding becomes token 0: no
-        token before it sees it."""
+        """What the decoder reads to say `targets` (B, T): start_token, then all but the last. Padding becomes
+        token 0: no token before it sees it."""
         ids = np.empty_like(targets)
         ids[:, 0] = self.config.start_token
         ids[:, 1:] = targets[:, :-1]
@@ -256,8 +259,9 @@ class EncoderDecoder(Layer):
 
 
 class DecoderPast:
-    """What a decoder remembers while it writes: of each layer the memory's keys and values, made once, and those of the target's
-    tokens so far. All its targets have the same length; `layers` has one LayerPast a decoder block."""
+    """What a decoder remembers while it writes: of each layer the memory's keys and values, made once, and those
+    of the target's tokens so far. All its targets have the same length; `layers` has one LayerPast a decoder
+    block."""
 
     def __init__(self, layers):
         self.layers, self.length = layers, 0
@@ -269,7 +273,8 @@ class DecoderPast:
 
 
 class LayerPast:
-    """memory: keys, values (B, S, H, D) and spans (B, 1, 1, 2) of one layer; keys, values (B, T, H, D) of the target so far."""
+    """memory: keys, values (B, S, H, D) and spans (B, 1, 1, 2) of one layer; keys, values (B, T, H, D) of the
+    target so far."""
 
     def __init__(self, memory):
         self.memory, self.keys, self.values = memory, None, None
@@ -303,5 +308,6 @@ def _checked(ids, name, vocab_size, block_size):
 
 
 def _proj_std(config, layers_a_block):
-    """As in GPT, the sum of all that is added to a pre-norm stream is to have the same size at any depth. After a norm it has."""
+    """As in GPT, the sum of all that is added to a pre-norm stream is to have the same size at any depth. After a
+    norm it has."""
     return 0.02 / math.sqrt(layers_a_block * config.n_layer) if config.pre_norm else 0.02

@@ -36,13 +36,14 @@ class Estimate(NamedTuple):
 
 
 def estimate(config, batch_size, *, itemsize=4):
-    """Estimate for a GPTConfig and a batch of batch_size contexts of block_size tokens, on the text (the twins need less).
+    """Estimate for a GPTConfig and a batch of batch_size contexts of block_size tokens, on the text (the twins
+    need less).
 
-    Each block keeps its input, two norm outputs, q k v (and q k once more where they are turned or normalised), the attention output,
-    the second stream and two arrays of the MLP's width (swiglu: three), and with dropout its masks. A mixture of experts keeps the
-    MLP's arrays, its input and its output for each expert that a token goes through, and five numbers an expert. What passes on
-    top, at the peak, is the largest of: three arrays of the logits' size in the head, six of the MLP's width in its backward, three
-    of attention's scores.
+    Each block keeps its input, two norm outputs, q k v (and q k once more where they are turned or normalised),
+    the attention output, the second stream and two arrays of the MLP's width (swiglu: three), and with dropout its
+    masks. A mixture of experts keeps the MLP's arrays, its input and its output for each expert that a token goes
+    through, and five numbers an expert. What passes on top, at the peak, is the largest of: three arrays of the
+    logits' size in the head, six of the MLP's width in its backward, three of attention's scores.
     """
     L, C, T, V, H, F = config.n_layer, config.n_embd, config.block_size, config.vocab_size, config.n_head, config.hidden
     N = batch_size * T
@@ -69,10 +70,11 @@ def parameter_count(config):
 
 
 def step_flops(config, batch_size):
-    """FLOPs of the matrix products of one step (Kaplan et al. 2020, table 1): two a weight and token forward, four backward.
+    """FLOPs of the matrix products of one step (Kaplan et al. 2020, table 1): two a weight and token forward, four
+    backward.
 
-    Attention's two products over T keys come on top, and once more backward for the recomputed probabilities. No use is made
-    of masks: this counts the whole square. Of experts, those count that a token goes through.
+    Attention's two products over T keys come on top, and once more backward for the recomputed probabilities. No
+    use is made of masks: this counts the whole square. Of experts, those count that a token goes through.
     """
     L, C, T, V = config.n_layer, config.n_embd, config.block_size, config.vocab_size
     N = batch_size * T
@@ -90,7 +92,8 @@ def _matrices(config, n_mlp):
 
 
 def refuse_what_cannot_fit(needed):
-    """InputError if these bytes are more than the memory of this machine, where the system tells it: before they are allocated."""
+    """InputError if these bytes are more than the memory of this machine, where the system tells it: before they
+    are allocated."""
     if not hasattr(os, "sysconf"):
         return
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -2,9 +2,9 @@
 
     ids (B, T) -> embedding (B, T, C) -> n_layer blocks (B, T, C) -> norm (B, T, C) -> head (B, T, V)
 
-Architecture and initialisation are GPT-2's by default: pre-norm, learned positions, GELU, head tied to the embedding, weights
-drawn with standard deviation 0.02, those that write into the residual stream with 0.02 / sqrt(2 n_layer). What later models do
-otherwise is a choice each; numpyllm/configs has those of GPT-2 and Llama.
+Architecture and initialisation are GPT-2's by default: pre-norm, learned positions, GELU, head tied to the
+embedding, weights drawn with standard deviation 0.02, those that write into the residual stream with 0.02 / sqrt(2
+n_layer). What later models do otherwise is a choice each; numpyllm/configs has those of GPT-2 and Llama.
 """
 
 import math
@@ -121,7 +121,8 @@ class GPTCache(NamedTuple):
 
 
 class GPTTrunk(Trunk):
-    """A GPT without its head. Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with 1 <= T <= block_size."""
+    """A GPT without its head. Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with 1 <=
+    T <= block_size."""
 
     def __init__(self, config, recompute):
         self.config, self.recompute = config, recompute
@@ -165,7 +166,8 @@ class GPTTrunk(Trunk):
 class GPT(LanguageModel, GPTTrunk):
     """A GPT with its parameters. ops is the backend: numpyllm.ops or anything that has the same functions.
 
-    seed None leaves the parameters at zero, for who loads them. recompute, trainable, lora: Trunk's. Errors: GPTTrunk's.
+    seed None leaves the parameters at zero, for who loads them. recompute, trainable, lora: Trunk's. Errors:
+    GPTTrunk's.
     """
 
     def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False, trainable=None,
@@ -181,7 +183,8 @@ class GPT(LanguageModel, GPTTrunk):
                     c.window if c.attention == "window" else None)
 
     def trunk_step(self, ids, past):
-        """LanguageModel's, past a Past. InputError where ids would not fit into block_size: then past is what it was."""
+        """LanguageModel's, past a Past. InputError where ids would not fit into block_size: then past is what it
+        was."""
         ids = self.check_ids(ids)
         if past.lengths.max() + ids.shape[1] > self.config.block_size:
             raise InputError(f"{past.lengths.max()} + {ids.shape[1]} positions do not fit into block_size={self.config.block_size}: "
@@ -201,8 +204,8 @@ class GPT(LanguageModel, GPTTrunk):
 
     @classmethod
     def from_pretrained(cls, folder, **options):
-        """The GPT-2 or Llama in a folder of Hugging Face's layout; options and errors are those of numpyllm.interop.load_pretrained,
-        which gives its tokenizer as well."""
+        """The GPT-2 or Llama in a folder of Hugging Face's layout; options and errors are those of
+        numpyllm.interop.load_pretrained, which gives its tokenizer as well."""
         from ..interop import load_pretrained       # the one import upwards: docs/design_notes.md
         return load_pretrained(folder, **options)[0]
 
@@ -216,7 +219,8 @@ class GPT(LanguageModel, GPTTrunk):
         return estimate(self.config, batch_size, itemsize=self.parameters.dtype.itemsize).of(self.parameters)
 
     def objective(self, ids, targets):
-        """As LanguageModel's. A mixture of experts adds, in each block, balance times the loss of ops.balance_forward."""
+        """As LanguageModel's. A mixture of experts adds, in each block, balance times the loss of
+        ops.balance_forward."""
         loss = super().objective(ids, targets)
         return loss + self.added_loss(self.forward(ids)[1]) if self.config.n_expert else loss
 

@@ -1,4 +1,5 @@
-"""LoRA for a whole model (Hu et al. 2021): which linear maps get a trained addition of low rank, and what it comes to."""
+"""LoRA for a whole model (Hu et al. 2021): which linear maps get a trained addition of low rank, and what it comes
+to."""
 
 from dataclasses import dataclass
 
@@ -37,7 +38,8 @@ def is_adapter(name):
 
 
 def adapt(model, lora):
-    """Put a LoRALinear in the place of each Linear layer that is named. InputError where no layer has such a name."""
+    """Put a LoRALinear in the place of each Linear layer that is named. InputError where no layer has such a
+    name."""
     names = {name for _, name, _ in _linear_layers(model)}
     missing = [name for name in lora.targets if name not in names]
     if missing:

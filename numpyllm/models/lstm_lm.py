@@ -1,9 +1,10 @@
-"""LSTM language model: what predicted the next token before transformers (Mikolov et al. 2010; Zaremba et al. 2014).
+"""LSTM language model: what predicted the next token before transformers (Mikolov et al. 2010; Zaremba et al.
+2014).
 
     ids (B, T) -> embedding (B, T, C) -> n_layer LSTM layers (B, T, C) -> dropout -> head (B, T, V)
 
-It has the methods of a GPT, so that one trainer, one evaluation and one way to generate serve both. A context of any length fits: what
-is behind is a state of fixed size. In training each context begins with a state of zeros.
+It has the methods of a GPT, so that one trainer, one evaluation and one way to generate serve both. A context of
+any length fits: what is behind is a state of fixed size. In training each context begins with a state of zeros.
 """
 
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ class LSTMLMCache(NamedTuple):
 
 
 class LSTMLM(LanguageModel, Trunk):
-    """An LSTM language model with its parameters; ops, seed, dtype, parameters, recompute and trainable as for GPT.
+    """An LSTM language model with its parameters; ops, seed, dtype, parameters, recompute and trainable as for
+    GPT.
 
     Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with T >= 1.
     """
@@ -93,8 +95,9 @@ class LSTMLM(LanguageModel, Trunk):
 def estimate_lstm(config, batch_size, *, itemsize=4):
     """Estimate for an LSTMConfig and a batch of batch_size contexts of block_size tokens.
 
-    Each layer keeps its gates, its output, its cell and with dropout its input and a mask; at the peak there are the gradient of the
-    gates, and three arrays of the width, or three of the logits' size in the head. FLOPs: two a weight and token forward, four backward.
+    Each layer keeps its gates, its output, its cell and with dropout its input and a mask; at the peak there are
+    the gradient of the gates, and three arrays of the width, or three of the logits' size in the head. FLOPs: two
+    a weight and token forward, four backward.
     """
     L, C, V, N = config.n_layer, config.n_embd, config.vocab_size, batch_size * config.block_size
     number = V * C + L * (8 * C * C + 4 * C) + (0 if config.tied else V * C)

@@ -15,31 +15,32 @@ from .lora import adapt, is_adapter, with_adapter
 
 
 class Trunk(Layer):
-    """A model (config, ops=, parameters=, recompute=) with `embedding`, `blocks`, a head, and the `parameters` of them all; which head,
-    is left to who inherits. Each kind of trunk adds
+    """A model (config, ops=, parameters=, recompute=) with `embedding`, `blocks`, a head, and the `parameters` of
+    them all; which head, is left to who inherits. Each kind of trunk adds
 
         _trunk(ids, draws, starts) -> h (B, T, C), cache    everything below the head; the cache has a field `head`, None here
         _trunk_backward(dh, cache, dloss=0.0)               dloss: gradient of what the blocks add to the loss, if they do
         _top(x) -> h                                        what comes between the last block and the head, when nothing is dropped
 
-    starts (B, T), where a row holds several examples: the place where the example of each token begins. None sees another, and
-    each is read as if it stood alone.
+    starts (B, T), where a row holds several examples: the place where the example of each token begins. None sees
+    another, and each is read as if it stood alone.
 
-    trainable(name) -> bool says of each parameter whether it is trained; None: all are. A frozen one has no gradient and no moments,
-    and no work is done for either: the backward ends at the lowest block in which anything is trained, and blocks below keep
-    nothing for it.
+    trainable(name) -> bool says of each parameter whether it is trained; None: all are. A frozen one has no
+    gradient and no moments, and no work is done for either: the backward ends at the lowest block in which
+    anything is trained, and blocks below keep nothing for it.
 
-    lora (LoRA) puts an addition of low rank beside the linear maps that it names. It is trained then, and besides only what `trainable`
-    names.
+    lora (LoRA) puts an addition of low rank beside the linear maps that it names. It is trained then, and besides
+    only what `trainable` names.
 
-    recompute=True keeps only the input of each block for the backward and runs the block's forward again there: less
-    memory, a third more work, the same gradients to the bit (Chen et al. 2016).
+    recompute=True keeps only the input of each block for the backward and runs the block's forward again there:
+    less memory, a third more work, the same gradients to the bit (Chen et al. 2016).
     """
 
     lora = None
 
     def _complete(self, ops, seed, dtype, parameters, trainable, lora=None):
-        """The end of a model's __init__: once its layers are there, they are given parameters, these or new ones."""
+        """The end of a model's __init__: once its layers are there, they are given parameters, these or new
+        ones."""
         if lora is not None:
             self.lora = lora
             adapt(self, lora)
@@ -62,7 +63,8 @@ class Trunk(Layer):
         return {"ops": self.ops, "recompute": self.recompute} | ({} if self.lora is None else {"lora": self.lora})
 
     def merged(self):
-        """A plain model that does the same: LoRA's additions are in its matrices. Without LoRA, this model itself."""
+        """A plain model that does the same: LoRA's additions are in its matrices. Without LoRA, this model
+        itself."""
         if self.lora is None:
             return self
         plain = type(self)(self.config, seed=None, dtype=self.parameters.dtype, **self.options() | {"lora": None})
@@ -76,7 +78,8 @@ class Trunk(Layer):
         return self.parameters.count() - tables
 
     def check_ids(self, ids, most=None):
-        """ids as an array (B, T). InputError unless they are integers that this model knows, at least one and no more than `most`."""
+        """ids as an array (B, T). InputError unless they are integers that this model knows, at least one and no
+        more than `most`."""
         ids = np.asarray(ids)
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
             raise InputError(f"ids must be integers of shape (batch, time), got {ids.dtype} of shape {ids.shape}")
@@ -105,7 +108,8 @@ class Trunk(Layer):
         return self._top(x)
 
     def _blocks_forward(self, x, draws, told):
-        """x (B, T, C) through all blocks -> x (B, T, C), one cache a block: with `recompute`, or if it has no backward, only its input."""
+        """x (B, T, C) through all blocks -> x (B, T, C), one cache a block: with `recompute`, or if it has no
+        backward, only its input."""
         caches = []
         for i, block in enumerate(self.blocks):
             if self.recompute or i < self._lowest:
@@ -125,8 +129,8 @@ class Trunk(Layer):
         return next((i for i, block in enumerate(self.blocks) if block.trains), len(self.blocks))
 
     def _blocks_backward(self, dx, caches, draws, told, height, *dloss):
-        """dx (B, T, C) back through all blocks that need it; memory taken since `height` was marked is given back, block by block.
-        dloss is for blocks that add to the loss."""
+        """dx (B, T, C) back through all blocks that need it; memory taken since `height` was marked is given back,
+        block by block. dloss is for blocks that add to the loss."""
         for block, cache in reversed(list(zip(self.blocks, caches, strict=True))[self._lowest:]):
             if self.recompute:
                 _, cache = block.forward(cache, draws, *told)

@@ -295,6 +295,17 @@ def test_a_resumed_run_has_the_same_bits(begun, flags):
     assert (begun / "out" / "classification.json").read_text() == (begun / "half" / "classification.json").read_text()
 
 
+def test_the_test_weighs_labels_as_training_does(begun):
+    write(begun / "data.jsonl", lines(120, labels=("up", "down", "down", "down")))
+    assert finetune(begun, "--class_weights", "balanced") == 0
+    examples = load(begun / "data.jsonl", val_fraction=0.1, test_fraction=0.1)
+    model, _, _ = load_model(best_checkpoint(begun / "out"))
+    plain = evaluate_classifier(model, examples.test, examples.labels).loss
+    model.class_weights = balanced_weights(examples.train, examples.labels)
+    found = json.loads((begun / "out" / "classification.json").read_text())["loss"]
+    assert found == pytest.approx(evaluate_classifier(model, examples.test, examples.labels).loss) != pytest.approx(plain)
+
+
 def test_a_run_is_not_resumed_with_another_test_file(begun, capsys):
     write(begun / "t.jsonl", lines(9, seed=7))
     assert finetune(begun, "--test", str(begun / "t.jsonl")) == 0

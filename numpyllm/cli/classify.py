@@ -16,7 +16,8 @@ from .arguments import Parser, at_least
 
 
 def main(argv=None):
-    parser = Parser(prog="numpyllm classify", description="Name the labels of texts, likeliest first.", epilog="""examples:
+    parser = Parser(prog="numpyllm classify", description="Name the labels of texts, likeliest first.",
+                    epilog="""examples:
   numpyllm classify --model out/reviews "What a waste of an evening." "A delight from the first minute."
   numpyllm classify --model out/reviews --data new.csv --json > labels.jsonl""")
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="what is to be classified")
@@ -24,16 +25,19 @@ def main(argv=None):
                         help="folder of a run (its best checkpoint is taken), or of one checkpoint")
     parser.add_argument("--data", default=None, metavar="FILE",
                         help="texts: .csv, .tsv, .jsonl or .json with a column of them, or .txt with one a line")
-    parser.add_argument("--text_column", default=None, metavar="NAME", help="that column (default: the one that it was trained with)")
+    parser.add_argument("--text_column", default=None, metavar="NAME",
+                        help="that column (default: the one that it was trained with)")
     parser.add_switch("--truncate", default=None,
                       help="of a text that is longer than the context read the beginning (default: as in training)")
     parser.add_switch("--skip_bad", help="leave out texts that cannot be used rather than refuse the file")
     parser.add_argument("--top", type=at_least(1), default=3, help="most labels to name")
-    parser.add_argument("--json", action="store_true", help="a JSON object a line: text, label, probabilities of all labels")
+    parser.add_argument("--json", action="store_true",
+                        help="a JSON object a line: text, label, probabilities of all labels")
     parser.add_argument("--backend", choices=BACKENDS, default="numba", help="compiled kernels, or plain NumPy")
     args = parser.parse_args(argv)
     if bool(args.texts) == bool(args.data):
-        raise InputError("texts must come on the command line or from --data, " + ("not from both" if args.data else "got none"))
+        raise InputError("texts must come on the command line or from --data, "
+                         + ("not from both" if args.data else "got none"))
 
     model, tokenizer, state = load_model(best_checkpoint(args.model), ops=load_backend(args.backend))
     facts = state["facts"]
@@ -44,7 +48,8 @@ def main(argv=None):
     texts, rows = [], []
 
     def add(text):
-        rows.append(encode_text(text, tokenizer, model.config.block_size, ending=facts.get("ending", ""), truncate=truncate)[1])
+        rows.append(encode_text(text, tokenizer, model.config.block_size, ending=facts.get("ending", ""),
+                                truncate=truncate)[1])
         texts.append(text)
 
     for number, text in enumerate(args.texts, 1):
@@ -66,10 +71,12 @@ def main(argv=None):
 def _told(text, labels, row, args):
     order = np.argsort(-row, kind="stable")
     if args.json:
-        return json.dumps({"text": text, "label": labels[order[0]], "probabilities": {labels[i]: round(float(row[i]), 6) for i in order}},
+        return json.dumps({"text": text, "label": labels[order[0]],
+                           "probabilities": {labels[i]: round(float(row[i]), 6) for i in order}},
                           ensure_ascii=False)
     shown = " ".join(text.split())
-    return "  ".join(f"{labels[i]} {row[i]:.3f}" for i in order[:args.top]) + f"  | {shown if len(shown) <= 60 else shown[:57] + '...'}"
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return "  ".join(f"{labels[i]} {row[i]:.3f}" for i in order[:args.top]) + f"  | {shown}"
 
 
 def _read(path, column, add, skip_bad, skipped):
@@ -77,7 +84,8 @@ def _read(path, column, add, skip_bad, skipped):
     if Path(path).suffix.lower() == ".txt":
         read_lines(path, add, skip_bad=skip_bad, skipped=skipped)
     else:
-        read_records(path, lambda fields: add(text_field(fields, column)), columns=(column,), skip_bad=skip_bad, skipped=skipped)
+        read_records(path, lambda fields: add(text_field(fields, column)), columns=(column,), skip_bad=skip_bad,
+                     skipped=skipped)
 
 
 def _are_labels(labels, n_classes):

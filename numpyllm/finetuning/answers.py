@@ -12,7 +12,8 @@ def generate_answers(model, tokenizer, prompts, max_new_tokens, *, stop=STOP, se
     end, answers = ending(tokenizer, stop), []
     with make_decoder(model) as decoder:
         for prompt in prompts:
-            text = Continuation(tokenizer.encode(prompt, allowed_special="all"), max_new_tokens, stop_token=end.token, seed=seed,
+            text = Continuation(tokenizer.encode(prompt, allowed_special="all"), max_new_tokens,
+                                stop_token=end.token, seed=seed,
                                 sampling=Sampling(**{"temperature": 0.0} | sampling), n_vocab=tokenizer.n_vocab)
             answers.append("".join(stream(decoder, tokenizer, text, stops=end.stops)))
     return answers
@@ -28,14 +29,15 @@ class SampledAnswer(NamedTuple):
 
 
 def sample_answers(model, prompts, form, max_new_tokens, *, seed, **sampling):
-    """A SampledAnswer to each of these Prompts, drawn side by side; by default from the model itself: temperature
-    1, nothing left out.
+    """A SampledAnswer to each of these Prompts, drawn side by side; by default from the model itself:
+    temperature 1, nothing left out.
 
     Answer i draws as index i of the seed. sampling: the fields of Sampling.
     """
     end, tokenizer = form.ending, form.tokenizer
-    texts = [Continuation(prompt.ids, max_new_tokens, seed=seed, index=i, stop_token=end.token, n_vocab=tokenizer.n_vocab,
-                          sampling=Sampling(**sampling)) for i, prompt in enumerate(prompts)]
+    texts = [Continuation(prompt.ids, max_new_tokens, seed=seed, index=i, stop_token=end.token,
+                          n_vocab=tokenizer.n_vocab, sampling=Sampling(**sampling))
+             for i, prompt in enumerate(prompts)]
     streams, said = [TextStream(tokenizer, end.stops) for _ in texts], [""] * len(texts)
 
     def over(i):
@@ -44,6 +46,9 @@ def sample_answers(model, prompts, form, max_new_tokens, *, seed, **sampling):
 
     with make_decoder(model, sequences=len(texts)) as decoder:
         continue_many(decoder, texts, over=over)
-    return [SampledAnswer(text.prompt, text.tokens + ([end.token] if text.finish_reason == "stop" and end.token is not None else []),
-                   begun + stream.flush(), text.finish_reason == "stop")
-            for text, begun, stream in zip(texts, said, streams, strict=True)]
+    answers = []
+    for text, begun, rest in zip(texts, said, streams, strict=True):
+        ended = text.finish_reason == "stop"
+        tokens = text.tokens + ([end.token] if ended and end.token is not None else [])
+        answers.append(SampledAnswer(text.prompt, tokens, begun + rest.flush(), ended))
+    return answers

@@ -1,5 +1,5 @@
-"""Texts with labels, to learn to name the label: read from files, encoded, split into parts that have no text in
-common."""
+"""Texts with labels, to learn to name the label: read from files, encoded, split into parts that
+have no text in common."""
 
 from typing import NamedTuple
 
@@ -18,8 +18,8 @@ class LabelledText(NamedTuple):
 
 
 class LabelledTexts(NamedTuple):
-    """What was read, split, and is ready to be learnt. A text is in one part alone, upper case and blanks
-    aside."""
+    """What was read, split, and is ready to be learnt. A text is in one part alone, upper
+    case and blanks aside."""
 
     labels: list        # of the training part, sorted; a label's number is its place here
     train: list
@@ -29,22 +29,24 @@ class LabelledTexts(NamedTuple):
     shared: int         # texts of `data` that were left out because they are in the test file
 
 
-def read_labelled_texts(path, tokenizer, block_size, *, text_column="text", label_column="label", ending="", truncate=False,
-                  skip_bad=False, skipped=None):
+def read_labelled_texts(path, tokenizer, block_size, *, text_column="text", label_column="label", ending="",
+                        truncate=False, skip_bad=False, skipped=None):
     """The labelled texts of a CSV, TSV or JSONL file -> a list of LabelledText, in order.
 
-    ending stands behind each text, and is what the model reads last: what followed a text in pre-training suits. A
-    text that has with it more than block_size tokens is refused, or with `truncate` cut: its first tokens are
-    kept. InputError, with file and line, for that, an empty text, a missing column or label; skip_bad, skipped as
-    for read_records.
+    ending stands behind each text, and is what the model reads last: what followed a text in pre-training
+    suits. A text that has with it more than block_size tokens is refused, or with `truncate` cut: its first
+    tokens are kept. InputError, with file and line, for that, an empty text, a missing column or label;
+    skip_bad, skipped as for read_records.
     """
     places = []
 
     def parse(fields):
-        text, ids = encode_text(text_field(fields, text_column), tokenizer, block_size, ending=ending, truncate=truncate)
+        text, ids = encode_text(text_field(fields, text_column), tokenizer, block_size, ending=ending,
+                                truncate=truncate)
         return LabelledText(text, ids, _label(fields, label_column), "")
 
-    read = read_records(path, parse, columns=(text_column, label_column), skip_bad=skip_bad, skipped=skipped, places=places)
+    read = read_records(path, parse, columns=(text_column, label_column), skip_bad=skip_bad, skipped=skipped,
+                        places=places)
     return [example._replace(place=place) for example, place in zip(read, places, strict=True)]
 
 
@@ -57,14 +59,15 @@ def encode_text(text, tokenizer, block_size, *, ending="", truncate=False):
         raise InputError(f"an ending must leave room for a text in the model's {block_size} tokens, it has {len(end)}")
     if len(ids) > room:
         if not truncate:
-            raise InputError(f"a text must have at most the model's {block_size} tokens, this one has {len(ids) + len(end)}: shorten it, "
-                             "or give --truncate to read its beginning alone")
+            raise InputError(f"a text must have at most the model's {block_size} tokens, this one has "
+                             f"{len(ids) + len(end)}: shorten it, or give --truncate to read its beginning alone")
         ids = ids[:room]
         text = tokenizer.decode(ids.tolist())
     return text, np.concatenate([ids, end]).astype(np.int64)
 
 
-def load_labelled_texts(data, tokenizer, block_size, *, test=None, val_fraction=0.1, test_fraction=0.1, skip_bad=False, **options):
+def load_labelled_texts(data, tokenizer, block_size, *, test=None, val_fraction=0.1, test_fraction=0.1,
+                        skip_bad=False, **options):
     """Read a file, and another to test on if there is one, and split -> LabelledTexts.
 
     Which part a text goes to follows from its content alone. Without a test file `test_fraction` of the texts are
@@ -75,8 +78,8 @@ def load_labelled_texts(data, tokenizer, block_size, *, test=None, val_fraction=
     the training part lacks: nothing could be learnt of it.
     """
     if not (0 < val_fraction and 0 < test_fraction and val_fraction + (test_fraction if test is None else 0) < 1):
-        raise InputError(f"val_fraction and test_fraction must be above 0, and leave something to learn from, got {val_fraction:g} and "
-                         f"{test_fraction:g}")
+        raise InputError("val_fraction and test_fraction must be above 0, and leave something to learn from, got "
+                         f"{val_fraction:g} and {test_fraction:g}")
     skipped, shared = [], 0
     options = {"skip_bad": skip_bad, "skipped": skipped} | options
     known = read_labelled_texts(data, tokenizer, block_size, **options)
@@ -94,7 +97,8 @@ def load_labelled_texts(data, tokenizer, block_size, *, test=None, val_fraction=
             raise InputError(f"{data}: the split leaves no text {name}: give more texts, or other fractions")
     labels = sorted({example.label for example in train})
     if len(labels) < 2:
-        raise InputError(f"{data}: must have at least two labels to tell apart, the texts to learn from have {labels[0]!r} alone")
+        raise InputError(f"{data}: must have at least two labels to tell apart, the texts to learn from have "
+                         f"{labels[0]!r} alone")
     validation, tested = (_with_known_labels(part, labels, skip_bad, skipped) for part in (validation, tested))
     return LabelledTexts(labels, train, validation, tested, skipped, shared)
 
@@ -122,14 +126,15 @@ def _label(fields, name):
 
 
 def _with_known_labels(examples, labels, skip_bad, skipped):
-    """The examples whose label is known. InputError, with file and line, for another one, unless such are left
-    out."""
+    """The examples whose label is known. InputError, with file and line, for another one,
+    unless such are left out."""
     kept = []
     for example in examples:
         if example.label in labels:
             kept.append(example)
             continue
-        message = f"{example.place}: the label {short(example.label)} is unknown: none of the texts to learn from has it"
+        message = (f"{example.place}: the label {short(example.label)} is unknown: none of the texts to learn from "
+                   "has it")
         if not skip_bad:
             raise InputError(message)
         skipped.append(message)

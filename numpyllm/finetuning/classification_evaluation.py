@@ -57,12 +57,13 @@ class ClassificationEvaluation(NamedTuple):
                 "by_label": self.by_label(), "labels": self.labels, "confusion": self.confusion.tolist()}
 
     def by_label(self):
-        """{label: {"precision", "recall", "f1", "texts"}}; a precision without predictions, or a recall without
-        texts, is 0."""
+        """{label: {"precision", "recall", "f1", "texts"}}; a precision without predictions, or a
+        recall without texts, is 0."""
         counts = self.confusion
         hits, claims, texts = counts.diagonal().tolist(), counts.sum(axis=0).tolist(), counts.sum(axis=1).tolist()
         return {label: {"precision": hits[i] / max(1, claims[i]), "recall": hits[i] / max(1, texts[i]),
-                        "f1": f1(self.right, self.predicted, i), "texts": texts[i]} for i, label in enumerate(self.labels)}
+                        "f1": f1(self.right, self.predicted, i), "texts": texts[i]}
+                for i, label in enumerate(self.labels)}
 
     def table(self):
         """Lines of text: figures by label, and the confusion matrix."""
@@ -70,8 +71,10 @@ class ClassificationEvaluation(NamedTuple):
         wide = max(5, *map(len, names))
         lines = [f"{'label':{wide}}  precision  recall      F1   texts"]
         for name, row in zip(names, self.by_label().values(), strict=True):
-            lines.append(f"{name:{wide}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}  {row['texts']:6}")
-        lines += ["", "confusion matrix: a row for each right label, a column for each predicted one, in the same order"]
+            lines.append(f"{name:{wide}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}  "
+                         f"{row['texts']:6}")
+        lines += ["",
+                  "confusion matrix: a row for each right label, a column for each predicted one, in the same order"]
         cell = max(3, len(str(self.confusion.max())))
         for name, row in zip(names, self.confusion, strict=True):
             lines.append(f"{name:{wide}}  " + " ".join(f"{count:{cell}}" for count in row))
@@ -84,4 +87,5 @@ def evaluate_classifier(model, examples, labels):
     logp = log_probabilities(model, [example.ids for example in examples])
     weights = np.ones(len(right)) if model.class_weights is None else model.class_weights[right]
     loss = -(weights * logp[np.arange(len(right)), right]).sum() / weights.sum()
-    return ClassificationEvaluation(labels, right, logp.argmax(axis=1), float(loss) if math.isfinite(loss) else math.inf)
+    return ClassificationEvaluation(labels, right, logp.argmax(axis=1),
+                                    float(loss) if math.isfinite(loss) else math.inf)

@@ -1,7 +1,9 @@
 """Instructions and answers to learn from: read from files and encoded.
 
-    {"instruction": "Make it plural.", "input": "goose", "output": "geese"}         as Alpaca's; the input may be missing or empty
-    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...]}    every answer is learnt
+    {"instruction": "Make it plural.", "input": "goose", "output": "geese"}
+    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...]}
+
+The first is Alpaca's; the input may be missing or empty. Of messages, every answer is learnt.
 """
 
 from pathlib import Path
@@ -39,7 +41,7 @@ def read_instructions(path, template, tokenizer, block_size, *, truncate=False, 
         turns = template.turns(messages)
         first = next(message for message in messages if message.role == "user")
         return Conversation(f"{first.content}\n{first.input}".strip(), turns,
-                       *encode_turns(turns, tokenizer, block_size, stop=template.stop, truncate=truncate))
+                            *encode_turns(turns, tokenizer, block_size, stop=template.stop, truncate=truncate))
 
     columns = COLUMNS if Path(path).suffix.lower() in (".csv", ".tsv") else ()
     return read_records(path, parse, columns=columns, skip_bad=skip_bad, skipped=skipped)
@@ -56,9 +58,11 @@ def _messages(fields):
     if fields.get("messages") is None:
         for name in COLUMNS:
             if fields.get(name) is None:
-                raise InputError(f"must have a field {name!r}, or 'messages', it has {', '.join(map(repr, fields)) or 'none'}")
+                raise InputError(f"must have a field {name!r}, or 'messages', it has "
+                                 f"{', '.join(map(repr, fields)) or 'none'}")
         subject = "" if fields.get("input") is None else text_field(fields, "input", empty=True)
-        return [Message("user", text_field(fields, "instruction"), subject), Message("assistant", text_field(fields, "output"))]
+        return [Message("user", text_field(fields, "instruction"), subject),
+                Message("assistant", text_field(fields, "output"))]
     messages = fields["messages"]
     if not isinstance(messages, list):
         raise InputError(f"messages must be a list, got {short(messages)}")
@@ -78,4 +82,5 @@ def _check_content(message, tokenizer):
     """InputError if it contains what is a control sign to this tokenizer: no text may end itself."""
     for token in tokenizer.special_tokens:
         if token in message.content or token in message.input:
-            raise InputError(f"the text of the {message.role} must not contain {token!r}, which is no text to this tokenizer: take it out")
+            raise InputError(f"the text of the {message.role} must not contain {token!r}, which is no text to "
+                             "this tokenizer: take it out")

@@ -1,5 +1,5 @@
-"""LoRA on a trained model: put adapters beside its matrices, and merge them in (Hu et al. 2021). docs/lora.md
-explains it."""
+"""LoRA on a trained model: put adapters beside its matrices, and merge them in (Hu et al. 2021).
+docs/lora.md explains it."""
 
 from contextlib import contextmanager
 
@@ -17,9 +17,10 @@ def add_lora(model, lora, *, trainable=None, seed=0):
     if not isinstance(model, GPTTrunk):
         raise InputError(f"LoRA is put beside a GPT's linear maps, got a {type(model).__name__}: it has none")
     if model.lora is not None:
-        raise InputError(f"a model to add LoRA to must have none yet, got one of rank {model.lora.rank}: merge it first, or load another "
-                         "adapter into it")
-    adapted = type(model)(model.config, seed=None, dtype=model.parameters.dtype, trainable=trainable, **model.options() | {"lora": lora})
+        raise InputError(f"a model to add LoRA to must have none yet, got one of rank {model.lora.rank}: merge it "
+                         "first, or load another adapter into it")
+    adapted = type(model)(model.config, seed=None, dtype=model.parameters.dtype, trainable=trainable,
+                          **model.options() | {"lora": lora})
     for name in model.parameters:
         adapted.parameters[name][...] = model.parameters[name]
     adapted.parameters.draw(filter(is_adapter, adapted.parameters), seed)
@@ -40,7 +41,8 @@ def merging(model):
     point. Not for training in."""
     _check_adapted(model)
     parameters = model.parameters
-    merged = {name: with_adapter(parameters, name, model.lora) for name in parameters if f"{name.removesuffix('w')}lora_a" in parameters.layout}
+    merged = {name: with_adapter(parameters, name, model.lora) for name in parameters
+              if f"{name.removesuffix('w')}lora_a" in parameters.layout}
     merged |= {name: 0 for name in parameters if name.endswith("lora_b")}
     kept = {name: parameters[name].copy() for name in merged}
     try:
@@ -55,4 +57,5 @@ def merging(model):
 
 def _check_adapted(model):
     if model.lora is None:
-        raise InputError("a model to merge must have adapters (LoRA), this one has none: add_lora or load_adapter gives it some")
+        raise InputError("a model to merge must have adapters (LoRA), this one has none: add_lora or load_adapter "
+                         "gives it some")

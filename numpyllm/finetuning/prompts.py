@@ -17,7 +17,8 @@ class Form(NamedTuple):
 
     def encode(self, prompt, answer):
         """-> ids, targets (T), as templates.encode_answer."""
-        return encode_answer(self.template.prompt(prompt), answer, self.tokenizer, self.block_size, stop=self.template.stop)
+        return encode_answer(self.template.prompt(prompt), answer, self.tokenizer, self.block_size,
+                             stop=self.template.stop)
 
     def prompt_ids(self, prompt):
         """The tokens that stand before an answer, a list."""
@@ -47,4 +48,5 @@ def read_prompts(path, form, most, *, skip_bad=False, skipped=None):
             raise InputError(f"a prompt must leave room for an answer: it may have {most} tokens, it has {len(ids)}")
         return Prompt(prompt, ids)
 
-    return list({prompt.text: prompt for prompt in read_records(path, parse, columns=("prompt",), skip_bad=skip_bad, skipped=skipped)}.values())
+    found = read_records(path, parse, columns=("prompt",), skip_bad=skip_bad, skipped=skipped)
+    return list({prompt.text: prompt for prompt in found}.values())

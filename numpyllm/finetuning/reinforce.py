@@ -1,6 +1,6 @@
-"""REINFORCE (Williams 1992): answers are drawn from the model, what earned more than expected becomes likelier.
-With a baseline, and a penalty for moving away from the model that training began with: what RLHF does, small
-enough to watch.
+"""REINFORCE (Williams 1992): answers are drawn from the model, what earned more than expected becomes
+likelier. With a baseline, and a penalty for moving away from the model that training began with: what RLHF
+does, small enough to watch.
 
 Shapes: B sampled answers, each behind its prompt: ids, targets (B, T), reference (B, T), advantages (B).
 Derivation: docs/policy_gradient.md.
@@ -16,9 +16,9 @@ BASELINES = ("leave_one_out", "mean", "none")
 
 
 class Reinforce:
-    """What a Trainer minimises (Replicas says what that must have). kl: weight of the penalty. One step on each
-    batch: an answer is of use only to the model that it was drawn from. Dropout should be 0, for answers are drawn
-    without it."""
+    """What a Trainer minimises (Replicas says what that must have). kl: weight of the penalty. One step on
+    each batch: an answer is of use only to the model that it was drawn from. Dropout should be 0, for answers
+    are drawn without it."""
 
     def __init__(self, model, *, kl=0.0):
         if not 0 <= kl < np.inf:
@@ -44,9 +44,10 @@ class Reinforce:
     def loss_and_gradients(self, ids, targets, reference, advantages, *, scale=None, draws=None):
         """As loss, and contributes scale * its gradient to parameters.grad; scale None is 1 / answers."""
         height, scale = mark(), 1 / len(ids) if scale is None else scale
-        logprobs, cache = self.model.logprobs_forward(ids, targets, draws=draws)                                        # (1)
-        loss, c_policy = policy_gradient_forward(logprobs, reference, advantages, targets != -1, kl=self.kl)            # (2)
-        self.model.logprobs_backward(policy_gradient_backward(scale, c_policy), cache)                                  # (2) (1)
+        logprobs, cache = self.model.logprobs_forward(ids, targets, draws=draws)                            # (1)
+        asked = targets != -1
+        loss, c_policy = policy_gradient_forward(logprobs, reference, advantages, asked, kl=self.kl)        # (2)
+        self.model.logprobs_backward(policy_gradient_backward(scale, c_policy), cache)                      # (2) (1)
         release(height)
         return loss, len(ids)
 

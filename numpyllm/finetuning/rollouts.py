@@ -1,5 +1,5 @@
-"""Rollouts: answers that are drawn from a model while it is trained by their rewards (reinforce.py), and what is
-to be said of them.
+"""Rollouts: answers that are drawn from a model while it is trained by their rewards (reinforce.py), and
+what is to be said of them.
 
 Shapes: B sampled answers, each behind its prompt: ids, targets (B, T), reference (B, T), advantages (B).
 """
@@ -50,15 +50,18 @@ class Rollouts:
         if baseline not in BASELINES:
             raise InputError(f"baseline must be one of {', '.join(BASELINES)}, got {baseline!r}")
         if answers_each < 1 or batch_size % answers_each:
-            raise InputError(f"batch_size counts answers, {answers_each} to a prompt: it must be a multiple of that, got {batch_size}")
+            raise InputError(f"batch_size counts answers, {answers_each} to a prompt: it must be a multiple of "
+                             f"that, got {batch_size}")
         if baseline == "leave_one_out" and answers_each == 1:
-            raise InputError("the baseline leave_one_out needs at least 2 answers to a prompt, got 1: ask for more, or for the baseline mean")
+            raise InputError("the baseline leave_one_out needs at least 2 answers to a prompt, got 1: ask for "
+                             "more, or for the baseline mean")
         if max_new_tokens < 1 or max(len(prompt.ids) for prompt in prompts) + max_new_tokens > model.config.block_size:
-            raise InputError(f"max_new_tokens must be at least 1, and behind the longest prompt, of {max(len(p.ids) for p in prompts)} tokens, fit "
-                             f"into block_size={model.config.block_size}, got {max_new_tokens}")
+            raise InputError("max_new_tokens must be at least 1, and behind the longest prompt, of "
+                             f"{max(len(p.ids) for p in prompts)} tokens, fit into "
+                             f"block_size={model.config.block_size}, got {max_new_tokens}")
         self.model, self.reference, self.prompts, self.reward, self.form = model, reference, prompts, reward, form
-        self.batch_size, self.seed, self.answers_each, self.max_new_tokens = batch_size, seed, answers_each, max_new_tokens
-        self.baseline, self.micro_batches = baseline, micro_batches
+        self.batch_size, self.seed, self.answers_each = batch_size, seed, answers_each
+        self.max_new_tokens, self.baseline, self.micro_batches = max_new_tokens, baseline, micro_batches
         self.measured = None        # of the last batch
 
     def __call__(self, step, micro=0):
@@ -69,8 +72,8 @@ class Rollouts:
         return ids, targets, reference, advantages(rewards, self.answers_each, self.baseline).astype(reference.dtype)
 
     def evaluate(self, kl):
-        """RolloutEvaluation: an answer to each prompt, with the same draws each time; kl is the weight of the
-        penalty."""
+        """RolloutEvaluation: an answer to each prompt, with the same draws each time; kl is the
+        weight of the penalty."""
         total = np.zeros(len(AnswerMeans._fields))
         for first in range(0, len(self.prompts), self.batch_size):
             self._ask(self.prompts[first:first + self.batch_size], f"{self.seed}/evaluation/{first}")
@@ -84,7 +87,8 @@ class Rollouts:
     def _ask(self, prompts, seed):
         """-> ids, targets, reference (B, T), rewards (B): of an answer to each prompt."""
         answers = sample_answers(self.model, prompts, self.form, self.max_new_tokens, seed=seed)
-        rewards = np.asarray(self.reward([prompt.text for prompt in prompts], [answer.text for answer in answers]), np.float64)
+        rewards = np.asarray(self.reward([prompt.text for prompt in prompts], [answer.text for answer in answers]),
+                             np.float64)
         if rewards.shape != (len(answers),) or not np.isfinite(rewards).all():
             raise InputError(f"a reward must give a finite number for each of {len(answers)} answers, got {rewards}")
         ids, targets = answer_rows(answers)
@@ -92,7 +96,8 @@ class Rollouts:
         counted, log_ratio = targets != -1, (reference - logprobs).astype(np.float64)
         with np.errstate(over="ignore"):
             kl = float((np.expm1(log_ratio) - log_ratio).sum()) / len(answers)
-        self.measured = AnswerMeans(reward=float(rewards.mean()), kl=kl, entropy=float(-logprobs.sum(dtype=np.float64) / counted.sum()),
+        self.measured = AnswerMeans(reward=float(rewards.mean()), kl=kl,
+                                    entropy=float(-logprobs.sum(dtype=np.float64) / counted.sum()),
                                     tokens=float(counted.sum() / len(answers)),
                                     ended=float(np.mean([answer.ended for answer in answers])))
         return ids, targets, reference, rewards
@@ -115,7 +120,7 @@ class RolloutEvaluation(NamedTuple):
 
 
 def answer_rows(answers):
-    """SampledAnswers -> ids, targets (B, T): all that the model chose is asked for, the end too where it chose
-    that."""
+    """SampledAnswers -> ids, targets (B, T): all that the model chose is asked for, the end
+    too where it chose that."""
     return (filled_up([[*answer.prompt, *answer.tokens][:-1] for answer in answers], 0),
             filled_up([[-1] * (len(answer.prompt) - 1) + answer.tokens for answer in answers], -1))

@@ -1,5 +1,5 @@
-"""GPTClassifier: a GPT that names a class for a text, in place of its next token (Radford et al. 2018, section
-3.2).
+"""GPTClassifier: a GPT that names a class for a text, in place of its next token (Radford
+et al. 2018, section 3.2).
 
     ids (B, T) -> trunk (B, T, C) -> last real token (B, C) -> classifier (B, K)
 
@@ -52,8 +52,8 @@ class GPTClassifier(GPTTrunk):
     class_weights (K), all positive: how much an example counts, by its label. The mean of the loss is the weighted
     one then. None: all count 1. The rest: GPT's.
 
-    Raises InputError for lengths that are not (B) integers in [1, T], labels that are not (B) integers in [0, K),
-    and ids as GPT does.
+    Raises InputError for lengths that are not (B) integers in [1, T], labels that are not (B) integers in [0,
+    K), and ids as GPT does.
     """
 
     def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False, trainable=None,
@@ -105,15 +105,15 @@ class GPTClassifier(GPTTrunk):
         return self.classifier.forward(h)[0]
 
     def loss(self, ids, lengths, labels):
-        """labels (B) -> the sum of the examples' losses, each times its weight, in nats; the sum of the
-        weights."""
+        """labels (B) -> the sum of the examples' losses, each times its weight, in nats;
+        the sum of the weights."""
         labels = self._checked_labels(labels, len(ids))
         loss, _ = self._loss_forward((self.logits(ids, lengths), None), labels)
         return loss, float(self._weights(labels).sum())
 
     def loss_and_gradients(self, ids, lengths, labels, *, scale=None, draws=None):
-        """As loss, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale None is 1 / sum of
-        weights, the mean's."""
+        """As loss, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale None is 1 / sum
+        of weights, the mean's."""
         labels = self._checked_labels(labels, len(ids))
         loss, cache = self._loss_forward(self.forward(ids, lengths, draws), labels)                     # (1) (2) (3)
         count = float(self._weights(labels).sum())
@@ -153,16 +153,18 @@ class GPTClassifier(GPTTrunk):
         """(rows, places) of the last real tokens."""
         ids, lengths = self.check_ids(ids), np.asarray(lengths)
         B, T = ids.shape
-        if lengths.shape != (B,) or not np.issubdtype(lengths.dtype, np.integer) or B and (lengths.min() < 1 or lengths.max() > T):
+        whole = lengths.shape == (B,) and np.issubdtype(lengths.dtype, np.integer)
+        if not whole or B and (lengths.min() < 1 or lengths.max() > T):
             raise InputError(f"lengths must be {B} integers from 1 to {T}, got {lengths.dtype} of shape {lengths.shape}"
                              + (f", {lengths.min()} to {lengths.max()}" if lengths.size else ""))
         return np.arange(B), lengths - 1
 
     def _checked_labels(self, labels, B):
         labels, K = np.asarray(labels), self.config.n_classes
-        if labels.shape != (B,) or not np.issubdtype(labels.dtype, np.integer) or B and (labels.min() < 0 or labels.max() >= K):
-            raise InputError(f"labels must be {B} integers from 0 to {K - 1}, got {labels.dtype} of shape {labels.shape}"
-                             + (f", {labels.min()} to {labels.max()}" if labels.size else ""))
+        whole = labels.shape == (B,) and np.issubdtype(labels.dtype, np.integer)
+        if not whole or B and (labels.min() < 0 or labels.max() >= K):
+            raise InputError(f"labels must be {B} integers from 0 to {K - 1}, got {labels.dtype} of shape "
+                             f"{labels.shape}" + (f", {labels.min()} to {labels.max()}" if labels.size else ""))
         return labels
 
 

@@ -40,7 +40,8 @@ class EncoderDecoderConfig:
     start_token: int = option(0, "what the decoder reads first")
     dropout: float = option(0.0, "probability of dropping an activation while training")
     label_smoothing: float = option(0.0, "share of each target that is spread over all tokens while training")
-    pre_norm: bool = option(True, "norms before each layer and at the end of each stack; if not, after each residual sum")
+    pre_norm: bool = option(True, "norms before each layer and at the end of each stack; if not, after each "
+                                  "residual sum")
     bias: bool = option(True, "biases in linear maps and shifts in norms")
     tied: bool = option(True, "the output head shares its matrix with the target's embedding")
     shared: bool = option(False, "source and target share one embedding")
@@ -53,14 +54,16 @@ class EncoderDecoderConfig:
         require_between(self, 0, 1, "dropout", "label_smoothing")
         require_between(self, 1e-30, 1, "norm_eps")
         if self.n_embd % self.n_head:
-            raise InputError(f"n_embd must be divisible by n_head, got n_embd={self.n_embd} and n_head={self.n_head}: "
-                             f"choose n_embd={self.n_embd // self.n_head * self.n_head or self.n_head} or another n_head")
+            raise InputError(f"n_embd must be divisible by n_head, got n_embd={self.n_embd} and "
+                             f"n_head={self.n_head}: choose "
+                             f"n_embd={self.n_embd // self.n_head * self.n_head or self.n_head} or another n_head")
         if self.source_vocab_size is None:
             object.__setattr__(self, "source_vocab_size", self.vocab_size)
         require_whole(self, 1, "source_vocab_size")
         if self.shared and self.source_vocab_size != self.vocab_size:
-            raise InputError(f"a shared embedding needs one vocabulary, got source_vocab_size={self.source_vocab_size} and "
-                             f"vocab_size={self.vocab_size}: make them equal or leave shared out")
+            raise InputError("a shared embedding needs one vocabulary, got "
+                             f"source_vocab_size={self.source_vocab_size} and vocab_size={self.vocab_size}: make "
+                             "them equal or leave shared out")
         if self.start_token >= self.vocab_size:
             raise InputError(f"start_token must be below vocab_size={self.vocab_size}, got {self.start_token}")
 
@@ -94,7 +97,8 @@ class EncoderDecoder(Layer):
 
     def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None):
         self.config = c = config
-        block = {"pre_norm": c.pre_norm, "bias": c.bias, "dropout": c.dropout, "exact_gelu": c.exact_gelu, "norm_eps": c.norm_eps}
+        block = {"pre_norm": c.pre_norm, "bias": c.bias, "dropout": c.dropout, "exact_gelu": c.exact_gelu,
+                 "norm_eps": c.norm_eps}
         if not c.shared:
             self.source_embedding = SinusoidalEmbedding(c.source_vocab_size, c.block_size, c.n_embd)
         self.embedding = SinusoidalEmbedding(c.vocab_size, c.block_size, c.n_embd)
@@ -108,8 +112,8 @@ class EncoderDecoder(Layer):
         self.bind(self.parameters, ops)
 
     def forward(self, sources, ids, draws=None):
-        """sources (B, S), ids (B, T) the decoder's input -> logits (B, T, V), cache. Dropout acts only when Draws
-        are given."""
+        """sources (B, S), ids (B, T) the decoder's input -> logits (B, T, V), cache. Dropout acts only
+        when Draws are given."""
         sources, lengths = self.check_sources(sources)
         ids = self.check_targets(sources, ids)
         h, cache = self._trunk(sources, lengths, np.where(ids == PADDING, 0, ids), draws)
@@ -142,7 +146,8 @@ class EncoderDecoder(Layer):
         if scale is None:
             scale = 1 / max(1, int((targets != PADDING).sum()))
         h, cache = self._trunk(sources, lengths, self.shifted(targets), draws)
-        loss, count, dh = self.head.loss_forward_backward(h, targets, scale, label_smoothing=self.config.label_smoothing)
+        loss, count, dh = self.head.loss_forward_backward(h, targets, scale,
+                                                          label_smoothing=self.config.label_smoothing)
         self._trunk_backward(dh, cache)
         return loss, count
 
@@ -167,13 +172,14 @@ class EncoderDecoder(Layer):
         return DecoderPast([LayerPast((*block.cross.f.keys_values(memory), spans)) for block in self.decoder])
 
     def step(self, ids, past):
-        """ids (B), the next token of each target, start_token first -> logits (B, V), those that `forward` gives
-        for the whole.
+        """ids (B), the next token of each target, start_token first -> logits (B, V), those that
+        `forward` gives for the whole.
 
         past takes the tokens in. Raises InputError when block_size tokens are in it.
         """
         if past.length >= self.config.block_size:
-            raise InputError(f"a target has at most block_size={self.config.block_size} tokens: the model cannot write a longer one")
+            raise InputError(f"a target has at most block_size={self.config.block_size} tokens: the model cannot "
+                             "write a longer one")
         x, _ = self.embedding.forward(np.asarray(ids)[:, None], past.length)
         for block, layer_past in zip(self.decoder, past.layers, strict=True):
             x = block.step(x, layer_past)
@@ -228,7 +234,7 @@ class EncoderDecoder(Layer):
         height = mark()
         for block, c_block in zip(reversed(self.decoder), reversed(cache.blocks), strict=True):
             dx, part = block.backward(dx, c_block)                                      # (4)
-            dmemory += part                                                             # every block has read the memory
+            dmemory += part                                                     # every block has read the memory
             dx = release(height, keep=dx)
         dx = self.dropout.backward(dx, cache.dropout)                                   # (3)
         self.embedding.backward(dx, cache.embedding)                                    # (2)
@@ -247,7 +253,8 @@ class EncoderDecoder(Layer):
         """sources (B, S) as the encoder reads them, token 0 in place of padding, and their lengths (B)."""
         ids, lengths = _checked(sources, "sources", self.config.source_vocab_size, self.config.block_size)
         if (lengths == 0).any():
-            raise InputError(f"each source must have at least one token, number {int((lengths == 0).argmax())} has none")
+            raise InputError(f"each source must have at least one token, number {int((lengths == 0).argmax())} "
+                             "has none")
         return np.where(ids == PADDING, 0, ids), lengths
 
     def check_targets(self, sources, targets):
@@ -259,9 +266,9 @@ class EncoderDecoder(Layer):
 
 
 class DecoderPast:
-    """What a decoder remembers while it writes: of each layer the memory's keys and values, made once, and those
-    of the target's tokens so far. All its targets have the same length; `layers` has one LayerPast a decoder
-    block."""
+    """What a decoder remembers while it writes: of each layer the memory's keys and values, made once,
+    and those of the target's tokens so far. All its targets have the same length; `layers` has one
+    LayerPast a decoder block."""
 
     def __init__(self, layers):
         self.layers, self.length = layers, 0
@@ -273,8 +280,8 @@ class DecoderPast:
 
 
 class LayerPast:
-    """memory: keys, values (B, S, H, D) and spans (B, 1, 1, 2) of one layer; keys, values (B, T, H, D) of the
-    target so far."""
+    """memory: keys, values (B, S, H, D) and spans (B, 1, 1, 2) of one layer; keys, values (B, T, H, D)
+    of the target so far."""
 
     def __init__(self, memory):
         self.memory, self.keys, self.values = memory, None, None
@@ -299,7 +306,8 @@ def _checked(ids, name, vocab_size, block_size):
     if not 1 <= ids.shape[1] <= block_size:
         raise InputError(f"{name} must have 1 to block_size={block_size} tokens, got {ids.shape[1]}")
     if ids.size and (ids.min() < PADDING or ids.max() >= vocab_size):
-        raise InputError(f"{name} must lie in [0, {vocab_size}), or be {PADDING} for padding, got {ids.min()} to {ids.max()}")
+        raise InputError(f"{name} must lie in [0, {vocab_size}), or be {PADDING} for padding, got {ids.min()} to "
+                         f"{ids.max()}")
     there = ids != PADDING
     if (there[:, 1:] > there[:, :-1]).any():
         raise InputError(f"{name} must have their padding ({PADDING}) at the end, number "
@@ -308,6 +316,6 @@ def _checked(ids, name, vocab_size, block_size):
 
 
 def _proj_std(config, layers_a_block):
-    """As in GPT, the sum of all that is added to a pre-norm stream is to have the same size at any depth. After a
-    norm it has."""
+    """As in GPT, the sum of all that is added to a pre-norm stream is to have the same size at any
+    depth. After a norm it has."""
     return 0.02 / math.sqrt(layers_a_block * config.n_layer) if config.pre_norm else 0.02

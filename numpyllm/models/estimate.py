@@ -9,8 +9,8 @@ from ..errors import InputError
 class Estimate(NamedTuple):
     parameters: int         # number
     trained: int            # number of those that are not frozen
-    activation_bytes: int   # what the forward keeps for the backward, and the largest temporaries, if all are trained
-    flops: int              # of the matrix products of one step, forward and backward; a multiply-add counts as two; likewise
+    activation_bytes: int   # kept by the forward for the backward, and the largest temporaries; as if nothing were frozen
+    flops: int              # of a step's matrix products; a multiply-add counts as two; as if nothing were frozen
     itemsize: int           # bytes a number
 
     def of(self, parameters):
@@ -36,8 +36,8 @@ class Estimate(NamedTuple):
 
 
 def estimate(config, batch_size, *, itemsize=4):
-    """Estimate for a GPTConfig and a batch of batch_size contexts of block_size tokens, on the text (the twins
-    need less).
+    """Estimate for a GPTConfig and a batch of batch_size contexts of block_size tokens, on the
+    text (the twins need less).
 
     Each block keeps its input, two norm outputs, q k v (and q k once more where they are turned or normalised),
     the attention output, the second stream and two arrays of the MLP's width (swiglu: three), and with dropout its
@@ -70,15 +70,16 @@ def parameter_count(config):
 
 
 def step_flops(config, batch_size):
-    """FLOPs of the matrix products of one step (Kaplan et al. 2020, table 1): two a weight and token forward, four
-    backward.
+    """FLOPs of the matrix products of one step (Kaplan et al. 2020, table 1): two a weight and
+    token forward, four backward.
 
     Attention's two products over T keys come on top, and once more backward for the recomputed probabilities. No
     use is made of masks: this counts the whole square. Of experts, those count that a token goes through.
     """
     L, C, T, V = config.n_layer, config.n_embd, config.block_size, config.vocab_size
     N = batch_size * T
-    return 3 * 2 * N * (_matrices(config, config.n_expert_used if config.n_expert else 1) * L + C * V) + (2 + 5) * 2 * N * T * C * L
+    weights = _matrices(config, config.n_expert_used if config.n_expert else 1) * L + C * V
+    return 3 * 2 * N * weights + (2 + 5) * 2 * N * T * C * L
 
 
 def _qkv_width(config):
@@ -88,15 +89,17 @@ def _qkv_width(config):
 def _matrices(config, n_mlp):
     """Weights in the matrices of one block with so many MLPs, and their router."""
     C = config.n_embd
-    return C * (_qkv_width(config) + C + config.n_expert) + n_mlp * C * config.hidden * (3 if config.mlp == "swiglu" else 2)
+    mlp = C * config.hidden * (3 if config.mlp == "swiglu" else 2)
+    return C * (_qkv_width(config) + C + config.n_expert) + n_mlp * mlp
 
 
 def refuse_what_cannot_fit(needed):
-    """InputError if these bytes are more than the memory of this machine, where the system tells it: before they
-    are allocated."""
+    """InputError if these bytes are more than the memory of this machine, where the system tells it:
+    before they are allocated."""
     if not hasattr(os, "sysconf"):
         return
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
-        raise InputError(f"the sizes must fit into the {there / 1e9:.0f} GB of this machine, they need {needed / 1e9:,.0f} GB: "
-                         "choose a smaller n_embd, n_layer, block_size, vocab_size or batch_size")
+        raise InputError(f"the sizes must fit into the {there / 1e9:.0f} GB of this machine, they need "
+                         f"{needed / 1e9:,.0f} GB: choose a smaller n_embd, n_layer, block_size, vocab_size or "
+                         "batch_size")

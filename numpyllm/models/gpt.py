@@ -3,8 +3,8 @@
     ids (B, T) -> embedding (B, T, C) -> n_layer blocks (B, T, C) -> norm (B, T, C) -> head (B, T, V)
 
 Architecture and initialisation are GPT-2's by default: pre-norm, learned positions, GELU, head tied to the
-embedding, weights drawn with standard deviation 0.02, those that write into the residual stream with 0.02 / sqrt(2
-n_layer). What later models do otherwise is a choice each; numpyllm/configs has those of GPT-2 and Llama.
+embedding, weights drawn with standard deviation 0.02, those that write into the residual stream with
+0.02 / sqrt(2 n_layer). What later models do otherwise is a choice each; numpyllm/configs has those of GPT-2 and Llama.
 """
 
 import math
@@ -17,8 +17,8 @@ import numpy as np
 from .. import ops as text
 from ..config import option, require_between, require_flag, require_one_of, require_whole
 from ..errors import InputError
-from ..layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, LayerNorm, MixtureOfExperts, Packing, Past, RMSNorm, Rotary,
-                      TokenEmbedding, TokenPositionEmbedding)
+from ..layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, LayerNorm, MixtureOfExperts,
+                      Packing, Past, RMSNorm, Rotary, TokenEmbedding, TokenPositionEmbedding)
 from ..ops import causal_spans, fixed_spans, sinusoidal_positions, strided_spans, window_spans
 from ..workspace import mark
 from .estimate import Estimate, estimate
@@ -29,8 +29,8 @@ POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
 NORMS = ("layernorm", "rmsnorm")
 ACTIVATIONS = ("gelu", "relu", "squared_relu", "silu", "swiglu")
 PATTERNS = {"causal": causal_spans, "window": window_spans, "strided": strided_spans, "fixed": fixed_spans}
-CHOICES = ("position", "rotary_base", "rotary_scale", "rotary_interleaved", "norm", "pre_norm", "mlp", "n_hidden", "n_kv_head",
-           "qk_norm", "softcap", "attention", "window", "n_expert")
+CHOICES = ("position", "rotary_base", "rotary_scale", "rotary_interleaved", "norm", "pre_norm", "mlp", "n_hidden",
+           "n_kv_head", "qk_norm", "softcap", "attention", "window", "n_expert")
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,15 @@ class GPTConfig:
     norm_eps: float = option(1e-5, "added to the variance in norms")
     position: str = option("learned", f"how a token's place is told: {', '.join(POSITIONS)}")
     rotary_base: float = option(10000.0, "rotary: the slowest pair turns once in 2 pi times this many tokens")
-    rotary_scale: float = option(1.0, "rotary: positions are divided by this, to read longer texts than were trained on")
+    rotary_scale: float = option(1.0, "rotary: positions are divided by this, to read longer texts than were "
+                                      "trained on")
     rotary_interleaved: bool = option(False, "rotary: neighbouring channels are pairs, not those half a head apart")
     norm: str = option("layernorm", f"what normalises: {', '.join(NORMS)}")
-    pre_norm: bool = option(True, "norms before attention and MLP, as in GPT-2, not after the sum, as in the first Transformer")
+    pre_norm: bool = option(True, "norms before attention and MLP, as in GPT-2, not after the sum, as in the first "
+                                  "Transformer")
     mlp: str = option("gelu", f"the MLP's activation: {', '.join(ACTIVATIONS)}")
-    n_hidden: int = option(0, "width within the MLP; 0: four times n_embd, for swiglu 8/3 times, up to a multiple of 32")
+    n_hidden: int = option(0, "width within the MLP; 0: four times n_embd, for swiglu 8/3 times, up to a multiple "
+                              "of 32")
     n_kv_head: int = option(0, "heads of keys and values, a divisor of n_head; 0: n_head")
     qk_norm: bool = option(False, "queries and keys are normalised before they meet")
     softcap: float = option(0.0, "scores are kept between plus and minus this; 0: as they are")
@@ -70,8 +73,9 @@ class GPTConfig:
         require_between(self, 0, 1, "dropout")
         require_between(self, 1e-30, 1, "norm_eps")
         if self.n_embd % self.n_head:
-            raise InputError(f"n_embd must be divisible by n_head, got n_embd={self.n_embd} and n_head={self.n_head}: "
-                             f"choose n_embd={self.n_embd // self.n_head * self.n_head or self.n_head} or another n_head")
+            raise InputError(f"n_embd must be divisible by n_head, got n_embd={self.n_embd} and "
+                             f"n_head={self.n_head}: choose "
+                             f"n_embd={self.n_embd // self.n_head * self.n_head or self.n_head} or another n_head")
         for name, known in (("position", POSITIONS), ("norm", NORMS), ("mlp", ACTIVATIONS), ("attention", PATTERNS)):
             require_one_of(self, known, name)
         require_whole(self, 0, "n_hidden", "n_kv_head", "window", "n_expert")
@@ -79,17 +83,19 @@ class GPTConfig:
         require_between(self, 0, math.inf, "softcap", "balance")
         require_between(self, 1e-6, math.inf, "rotary_scale", "rotary_base")
         if self.n_head % self.kv_heads:
-            raise InputError(f"n_kv_head must divide n_head={self.n_head}, got {self.n_kv_head}: each head of keys serves as many of queries")
+            raise InputError(f"n_kv_head must divide n_head={self.n_head}, got {self.n_kv_head}: each head of "
+                             "keys serves as many of queries")
         if self.position == "rotary" and self.head_size % 2:
-            raise InputError(f"rotary positions turn channels in pairs: n_embd / n_head must be even, got {self.head_size}")
+            raise InputError("rotary positions turn channels in pairs: n_embd / n_head must be even, got "
+                             f"{self.head_size}")
         if (self.attention == "causal") != (self.window == 0):
-            raise InputError(f"attention {self.attention} and window {self.window} do not fit together: window, strided and fixed attention "
-                             "need a window of at least 1, causal has none")
+            raise InputError(f"attention {self.attention} and window {self.window} do not fit together: window, "
+                             "strided and fixed attention need a window of at least 1, causal has none")
         if self.exact_gelu and self.mlp != "gelu":
             raise InputError(f"exact_gelu is about GELU, got mlp={self.mlp}: leave it out")
         if self.n_expert and self.n_expert_used > self.n_expert:
-            raise InputError(f"n_expert_used must be at most n_expert={self.n_expert}, got {self.n_expert_used}: a token goes through an "
-                             "expert once")
+            raise InputError(f"n_expert_used must be at most n_expert={self.n_expert}, got {self.n_expert_used}: "
+                             "a token goes through an expert once")
 
     @property
     def head_size(self):
@@ -121,8 +127,8 @@ class GPTCache(NamedTuple):
 
 
 class GPTTrunk(Trunk):
-    """A GPT without its head. Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with 1 <=
-    T <= block_size."""
+    """A GPT without its head. Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with
+    1 <= T <= block_size."""
 
     def __init__(self, config, recompute):
         self.config, self.recompute = config, recompute
@@ -166,8 +172,8 @@ class GPTTrunk(Trunk):
 class GPT(LanguageModel, GPTTrunk):
     """A GPT with its parameters. ops is the backend: numpyllm.ops or anything that has the same functions.
 
-    seed None leaves the parameters at zero, for who loads them. recompute, trainable, lora: Trunk's. Errors:
-    GPTTrunk's.
+    seed None leaves the parameters at zero, for who loads them. recompute, trainable, lora:
+    Trunk's. Errors: GPTTrunk's.
     """
 
     def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False, trainable=None,
@@ -183,13 +189,15 @@ class GPT(LanguageModel, GPTTrunk):
                     c.window if c.attention == "window" else None)
 
     def trunk_step(self, ids, past):
-        """LanguageModel's, past a Past. InputError where ids would not fit into block_size: then past is what it
-        was."""
+        """LanguageModel's, past a Past. InputError where ids would not fit into block_size:
+        then past is what it was."""
         ids = self.check_ids(ids)
         if past.lengths.max() + ids.shape[1] > self.config.block_size:
-            raise InputError(f"{past.lengths.max()} + {ids.shape[1]} positions do not fit into block_size={self.config.block_size}: "
-                             "begin anew with the last of them, learned positions cannot slide")
-        parts = [self._chunk_step(ids[:, first:first + past.chunk], past) for first in range(0, ids.shape[1], past.chunk)]
+            raise InputError(f"{past.lengths.max()} + {ids.shape[1]} positions do not fit into "
+                             f"block_size={self.config.block_size}: begin anew with the last of them, learned "
+                             "positions cannot slide")
+        parts = [self._chunk_step(ids[:, first:first + past.chunk], past)
+                 for first in range(0, ids.shape[1], past.chunk)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def _chunk_step(self, ids, past):
@@ -219,8 +227,8 @@ class GPT(LanguageModel, GPTTrunk):
         return estimate(self.config, batch_size, itemsize=self.parameters.dtype.itemsize).of(self.parameters)
 
     def objective(self, ids, targets):
-        """As LanguageModel's. A mixture of experts adds, in each block, balance times the loss of
-        ops.balance_forward."""
+        """As LanguageModel's. A mixture of experts adds, in each block, balance times the loss
+        of ops.balance_forward."""
         loss = super().objective(ids, targets)
         return loss + self.added_loss(self.forward(ids)[1]) if self.config.n_expert else loss
 
@@ -230,7 +238,8 @@ class GPT(LanguageModel, GPTTrunk):
             return 0.0
         kept = 0 if self.recompute else len(self.blocks) - self._lowest            # blocks with a cache, the last ones
         begun = zip(self.blocks, cache.blocks[:len(self.blocks) - kept])           # of the others there is the input
-        caches = [block.forward(x, cache.draws, *cache.told)[1] for block, x in begun] + cache.blocks[len(self.blocks) - kept:]
+        caches = [block.forward(x, cache.draws, *cache.told)[1] for block, x in begun]
+        caches += cache.blocks[len(self.blocks) - kept:]
         return sum(block.mlp.loss for block in caches)
 
 
@@ -238,10 +247,11 @@ def _checked_starts(ids, starts):
     """starts as an array. InputError unless each token's example begins at it or before it."""
     starts = np.asarray(starts)
     if starts.shape != ids.shape or not np.issubdtype(starts.dtype, np.integer):
-        raise InputError(f"starts must be integers shaped like ids {ids.shape}, got {starts.dtype} of shape {starts.shape}")
+        raise InputError(f"starts must be integers shaped like ids {ids.shape}, got {starts.dtype} of shape "
+                         f"{starts.shape}")
     if (starts < 0).any() or (starts > np.arange(ids.shape[1])).any():
-        raise InputError("starts must say for each token where in its row its example begins: from 0 to its own place, got "
-                         f"{starts.min()} to {starts.max()}")
+        raise InputError("starts must say for each token where in its row its example begins: from 0 to its own "
+                         f"place, got {starts.min()} to {starts.max()}")
     return starts
 
 
@@ -262,9 +272,9 @@ def _block(config, spans):
     c = config
     proj_std = 0.02 / math.sqrt(2 * c.n_layer)
     rotary = Rotary(c.rotary_base, c.rotary_scale, c.rotary_interleaved) if c.position == "rotary" else None
-    attn = CausalSelfAttention(c.n_embd, c.n_head, n_kv_head=c.kv_heads, bias=c.bias, dropout=c.dropout, proj_std=proj_std,
-                               qk_norm=c.qk_norm, rotary=rotary, alibi=c.position == "alibi", softcap=c.softcap,
-                               spans=spans, norm_eps=c.norm_eps)
+    attn = CausalSelfAttention(c.n_embd, c.n_head, n_kv_head=c.kv_heads, bias=c.bias, dropout=c.dropout,
+                               proj_std=proj_std, qk_norm=c.qk_norm, rotary=rotary, alibi=c.position == "alibi",
+                               softcap=c.softcap, spans=spans, norm_eps=c.norm_eps)
     if c.n_expert:
         mlp = MixtureOfExperts(c.n_embd, [_mlp(c, proj_std) for _ in range(c.n_expert)], n_used=c.n_expert_used,
                                balance=c.balance, dropout=c.dropout)

@@ -12,12 +12,12 @@ from .trunk import check_range
 
 
 class LanguageModel:
-    """What a Trunk has besides if its `head` (layers.Head) predicts the next token. A model inherits from both and
-    adds, to decode,
+    """What a Trunk has besides if its `head` (layers.Head) predicts the next token. A model inherits from
+    both and adds, to decode,
 
-        past(sequences=1) -> past           what is to be remembered of so many sequences, before their first token
-        trunk_step(ids, past) -> h          everything below the head for ids (B, T), the next T tokens of each sequence, however many
-                                            fit into the model -> h (B, T, C). past takes them in: its lengths grow by T
+        past(sequences=1)       what is to be remembered of so many sequences, before their first token
+        trunk_step(ids, past)   everything below the head for ids (B, T), the next T tokens of each sequence, however
+                                many fit into the model -> h (B, T, C). past takes them in: its lengths grow by T
 
     ids (B, T); targets (B, T), -1 where nothing is asked; starts (B, T) as for Trunk.
     """
@@ -62,14 +62,14 @@ class LanguageModel:
         self._trunk_backward(self.head.logprobs_backward(dlogprobs, cache.head), cache)
 
     def loss_and_gradients(self, ids, targets, starts=None, *, scale=None, draws=None):
-        """As loss, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale None is 1 / count, the
-        mean's.
+        """As loss, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale None
+        is 1 / count, the mean's.
 
         A step begins with parameters.clear_gradients() and ends with settle_gradients(): in between the first
         contribution to a gradient overwrites, later ones add.
 
-        What is returned is the loss alone, what is differentiated is `objective`: the same, but with a mixture of
-        experts.
+        What is returned is the loss alone, what is differentiated is `objective`: the same, but
+        with a mixture of experts.
         """
         targets = self._checked_targets(ids, targets)
         if scale is None:
@@ -80,13 +80,13 @@ class LanguageModel:
         return loss, count
 
     def objective(self, ids, targets):
-        """Of what loss_and_gradients gives the gradients, times scale: the sum of the loss, and what blocks add to
-        it."""
+        """Of what loss_and_gradients gives the gradients, times scale: the sum of the loss, and
+        what blocks add to it."""
         return self.loss(ids, targets)[0]
 
     def step(self, ids, past):
-        """ids (B, T), the next T tokens of each sequence -> logits (B, T, V), those that `forward` gives for whole
-        sequences.
+        """ids (B, T), the next T tokens of each sequence -> logits (B, T, V), those that `forward`
+        gives for whole sequences.
 
         past, of B sequences, takes the tokens in. Raises InputError where they would not fit into the model.
         """
@@ -100,6 +100,7 @@ class LanguageModel:
     def _checked_targets(self, ids, targets):
         targets = np.asarray(targets)
         if targets.shape != np.shape(ids) or not np.issubdtype(targets.dtype, np.integer):
-            raise InputError(f"targets must be integers shaped like ids {np.shape(ids)}, got {targets.dtype} of shape {targets.shape}")
+            raise InputError(f"targets must be integers shaped like ids {np.shape(ids)}, got {targets.dtype} of "
+                             f"shape {targets.shape}")
         check_range("targets", targets, -1, self.config.vocab_size)
         return targets

@@ -1,5 +1,5 @@
-"""LSTM language model: what predicted the next token before transformers (Mikolov et al. 2010; Zaremba et al.
-2014).
+"""LSTM language model: what predicted the next token before transformers (Mikolov et al.
+2010; Zaremba et al. 2014).
 
     ids (B, T) -> embedding (B, T, C) -> n_layer LSTM layers (B, T, C) -> dropout -> head (B, T, V)
 
@@ -48,8 +48,8 @@ class LSTMLMCache(NamedTuple):
 
 
 class LSTMLM(LanguageModel, Trunk):
-    """An LSTM language model with its parameters; ops, seed, dtype, parameters, recompute and trainable as for
-    GPT.
+    """An LSTM language model with its parameters; ops, seed, dtype, parameters, recompute
+    and trainable as for GPT.
 
     Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with T >= 1.
     """

@@ -18,9 +18,9 @@ class Trunk(Layer):
     """A model (config, ops=, parameters=, recompute=) with `embedding`, `blocks`, a head, and the `parameters` of
     them all; which head, is left to who inherits. Each kind of trunk adds
 
-        _trunk(ids, draws, starts) -> h (B, T, C), cache    everything below the head; the cache has a field `head`, None here
-        _trunk_backward(dh, cache, dloss=0.0)               dloss: gradient of what the blocks add to the loss, if they do
-        _top(x) -> h                                        what comes between the last block and the head, when nothing is dropped
+        _trunk(ids, draws, starts) -> h (B, T, C), cache    everything below the head; cache.head is None
+        _trunk_backward(dh, cache, dloss=0.0)               dloss: gradient of what the blocks add to the loss, if any
+        _top(x) -> h                                        what comes between the last block and the head, undropped
 
     starts (B, T), where a row holds several examples: the place where the example of each token begins. None sees
     another, and each is read as if it stood alone.
@@ -39,13 +39,14 @@ class Trunk(Layer):
     lora = None
 
     def _complete(self, ops, seed, dtype, parameters, trainable, lora=None):
-        """The end of a model's __init__: once its layers are there, they are given parameters, these or new
-        ones."""
+        """The end of a model's __init__: once its layers are there, they are given
+        parameters, these or new ones."""
         if lora is not None:
             self.lora = lora
             adapt(self, lora)
         if parameters is None:
-            chosen = trainable if lora is None else lambda name: is_adapter(name) or (trainable is not None and trainable(name))
+            also = trainable or (lambda name: False)
+            chosen = trainable if lora is None else lambda name: is_adapter(name) or also(name)
             parameters = Parameters(self.specs(), seed=seed, dtype=dtype, trainable=chosen)
         self.parameters = parameters
         self.bind(parameters, ops)
@@ -63,8 +64,8 @@ class Trunk(Layer):
         return {"ops": self.ops, "recompute": self.recompute} | ({} if self.lora is None else {"lora": self.lora})
 
     def merged(self):
-        """A plain model that does the same: LoRA's additions are in its matrices. Without LoRA, this model
-        itself."""
+        """A plain model that does the same: LoRA's additions are in its matrices. Without
+        LoRA, this model itself."""
         if self.lora is None:
             return self
         plain = type(self)(self.config, seed=None, dtype=self.parameters.dtype, **self.options() | {"lora": None})
@@ -78,8 +79,8 @@ class Trunk(Layer):
         return self.parameters.count() - tables
 
     def check_ids(self, ids, most=None):
-        """ids as an array (B, T). InputError unless they are integers that this model knows, at least one and no
-        more than `most`."""
+        """ids as an array (B, T). InputError unless they are integers that this model knows, at least one
+        and no more than `most`."""
         ids = np.asarray(ids)
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
             raise InputError(f"ids must be integers of shape (batch, time), got {ids.dtype} of shape {ids.shape}")

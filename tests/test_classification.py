@@ -149,6 +149,7 @@ def test_an_unknown_label_is_named_or_counted(tmp_path):
     (lines(2), {"val_fraction": 1e-6}, "the split leaves no text to (validate|test) on"),
     (lines(60), {"val_fraction": 0.5, "test_fraction": 0.5}, "leave something to learn from"),
     (lines(60), {"text_column": "sentence"}, "a.jsonl:1: must have a field 'sentence'"),
+    (lines(60), {"text_column": "label"}, "must be in two columns, got 'label' for both"),
 ])
 def test_files_that_nothing_can_be_learnt_from(tmp_path, records, options, message):
     with pytest.raises(InputError, match=message):

@@ -92,8 +92,7 @@ def open_finetuning(args, task, *, kept=(), log=print):
     log(f"reading {args.model}")
     model, tokenizer = load_model(args.model, ops=ops)
     if tokenizer is None:
-        raise InputError(f"{args.model} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt): put "
-                         "the model's there")
+        raise InputError(f"{args.model} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt): put the model's there")
     model.recompute = train.recompute       # what is made of it takes it over
     facts = {"task": task} | {name: getattr(args, name) for name in (*KEPT, *kept)}
     facts |= {name: str(Path(getattr(args, name)).resolve()) for name in ("model", "data")}

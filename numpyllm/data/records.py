@@ -1,4 +1,4 @@
-"""Records with named fields, from CSV, TSV, JSON lines or a JSON list: what labelled examples come in. Plain lines. And their split.
+"""Records with named fields, from CSV, TSV, JSON lines or a JSON list: what labelled examples come in. Plain lines. Their split.
 
 Every error names the file and the line, as FILE:LINE, so that an editor finds it.
 """
@@ -12,7 +12,6 @@ from ..errors import InputError
 from ..files import read_bytes, short
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-BOM = b"\xef\xbb\xbf"         # a byte order mark, which some editors put before UTF-8
 
 
 def read_records(path, parse=dict, *, columns=(), header=None, kind=None, skip_bad=False, skipped=None, places=None):
@@ -47,11 +46,13 @@ def read_records(path, parse=dict, *, columns=(), header=None, kind=None, skip_b
 
 
 def read_lines(path, parse=str, *, skip_bad=False, skipped=None):
-    """The lines of a text, as parse(line) makes them, in order: a list. Blanks at their ends are taken off, blank ones left out.
+    """The lines of a text that are not blank, as parse(line) makes them, in order: a list. Blanks at their ends are taken off.
 
     skip_bad, skipped and InputError: as for read_records.
     """
-    return _parsed(_texts(read_bytes(path), path), parse, f"{path}: must hold a text a line", skip_bad, skipped)
+    lines = enumerate(map(str.strip, _lines(read_bytes(path), path)), 1)
+    rows = ((f"{path}:{number}", line) for number, line in lines if line)
+    return _parsed(rows, parse, f"{path}: must hold texts, one a line", skip_bad, skipped)
 
 
 def _parsed(rows, parse, must, skip_bad, skipped, places=None):
@@ -169,26 +170,9 @@ def _object(value):
 
 def _lines(data, path):
     """The lines of UTF-8 text, each with "\\n", for CSV may have them inside a field."""
-    for number, line in enumerate(data.removeprefix(BOM).replace(b"\r\n", b"\n").split(b"\n"), 1):
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").split(b"\n"), 1):
         try:
-            yield _decoded(line) + "\n"
-        except InputError as error:
-            raise InputError(f"{path}:{number}: {error}") from None
-
-
-def _texts(data, path):
-    """Yield (place, text) of the lines that are not blank, or an InputError in place of the text."""
-    for number, line in enumerate(data.removeprefix(BOM).split(b"\n"), 1):
-        try:
-            text = _decoded(line).strip()
-        except InputError as error:
-            text = error
-        if text:
-            yield f"{path}:{number}", text
-
-
-def _decoded(line):
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"is no UTF-8 text (byte {error.start} of the line is {line[error.start]:#04x}): convert it to UTF-8") from None
+            yield line.decode("utf-8") + "\n"
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}:{number}: is no UTF-8 text (byte {error.start} of the line is {line[error.start]:#04x}): "
+                             "convert it to UTF-8") from None

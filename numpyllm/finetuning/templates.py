@@ -140,8 +140,7 @@ def encode_turns(turns, tokenizer, block_size, *, stop=STOP, truncate=False):
         if not prompt or not answer:
             raise InputError(f"prompt and answer must not be empty, got {prompt!r} and {answer!r}")
         if any(text in answer for text in end.stops):
-            raise InputError(f"an answer must not contain {stop!r}, with which it ends, as the tokenizer has no "
-                             "token for that")
+            raise InputError(f"an answer must not contain {stop!r}, with which it ends, as the tokenizer has no token for that")
         before, said = tokenizer.encode(prompt, allowed_special="all"), tokenizer.encode(answer) + end.ids
         ids += before + said
         asked += [False] * len(before) + [True] * len(said)

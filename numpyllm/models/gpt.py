@@ -29,8 +29,8 @@ POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
 NORMS = ("layernorm", "rmsnorm")
 ACTIVATIONS = ("gelu", "relu", "squared_relu", "silu", "swiglu")
 PATTERNS = {"causal": causal_spans, "window": window_spans, "strided": strided_spans, "fixed": fixed_spans}
-CHOICES = ("position", "rotary_base", "rotary_scale", "rotary_interleaved", "norm", "pre_norm", "mlp", "n_hidden",
-           "n_kv_head", "qk_norm", "softcap", "attention", "window", "n_expert")
+CHOICES = ("position", "rotary_base", "rotary_scale", "rotary_interleaved", "norm", "pre_norm", "mlp", "n_hidden", "n_kv_head",
+           "qk_norm", "softcap", "attention", "window", "n_expert")
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,10 @@ class GPTConfig:
     norm_eps: float = option(1e-5, "added to the variance in norms")
     position: str = option("learned", f"how a token's place is told: {', '.join(POSITIONS)}")
     rotary_base: float = option(10000.0, "rotary: the slowest pair turns once in 2 pi times this many tokens")
-    rotary_scale: float = option(1.0, "rotary: positions are divided by this, to read longer texts than were "
-                                      "trained on")
+    rotary_scale: float = option(1.0, "rotary: positions are divided by this, to read longer texts than were trained on")
     rotary_interleaved: bool = option(False, "rotary: neighbouring channels are pairs, not those half a head apart")
     norm: str = option("layernorm", f"what normalises: {', '.join(NORMS)}")
-    pre_norm: bool = option(True, "norms before attention and MLP, as in GPT-2, not after the sum, as in the first "
-                                  "Transformer")
+    pre_norm: bool = option(True, "norms before attention and MLP, as in GPT-2, not after the sum, as in the first Transformer")
     mlp: str = option("gelu", f"the MLP's activation: {', '.join(ACTIVATIONS)}")
     n_hidden: int = option(0, "width within the MLP; 0: four times n_embd, for swiglu 8/3 times, up to a multiple "
                               "of 32")
@@ -272,9 +270,9 @@ def _block(config, spans):
     c = config
     proj_std = 0.02 / math.sqrt(2 * c.n_layer)
     rotary = Rotary(c.rotary_base, c.rotary_scale, c.rotary_interleaved) if c.position == "rotary" else None
-    attn = CausalSelfAttention(c.n_embd, c.n_head, n_kv_head=c.kv_heads, bias=c.bias, dropout=c.dropout,
-                               proj_std=proj_std, qk_norm=c.qk_norm, rotary=rotary, alibi=c.position == "alibi",
-                               softcap=c.softcap, spans=spans, norm_eps=c.norm_eps)
+    attn = CausalSelfAttention(c.n_embd, c.n_head, n_kv_head=c.kv_heads, bias=c.bias, dropout=c.dropout, proj_std=proj_std,
+                               qk_norm=c.qk_norm, rotary=rotary, alibi=c.position == "alibi", softcap=c.softcap,
+                               spans=spans, norm_eps=c.norm_eps)
     if c.n_expert:
         mlp = MixtureOfExperts(c.n_embd, [_mlp(c, proj_std) for _ in range(c.n_expert)], n_used=c.n_expert_used,
                                balance=c.balance, dropout=c.dropout)

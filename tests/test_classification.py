@@ -298,8 +298,8 @@ def test_a_resumed_run_has_the_same_bits(begun, flags):
 
 def test_the_test_weighs_labels_as_training_does(begun):
     write(begun / "data.jsonl", lines(120, labels=("up", "down", "down", "down")))
-    assert finetune(begun, "--class_weights", "balanced") == 0
-    examples = load(begun / "data.jsonl", val_fraction=0.1, test_fraction=0.1)
+    assert finetune(begun, "--class_weights", "balanced", "--test_fraction", "0.4") == 0
+    examples = load(begun / "data.jsonl", val_fraction=0.1, test_fraction=0.4)
     model, _, _ = load_model(best_checkpoint(begun / "out"))
     plain = evaluate_classifier(model, examples.test, examples.labels).loss
     model.class_weights = balanced_weights(examples.train, examples.labels)

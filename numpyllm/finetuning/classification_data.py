@@ -39,8 +39,8 @@ def read_labelled_texts(path, tokenizer, block_size, *, text_column="text", labe
     skip_bad, skipped as for read_records.
     """
     if text_column == label_column:
-        raise InputError(f"a text and its label must be in two columns, got {text_column!r} for both: give --text_column "
-                         "or --label_column")
+        raise InputError(f"a text and its label must be in two columns, got {text_column!r} for both: give "
+                         "--text_column or --label_column")
     places = []
 
     def parse(fields):

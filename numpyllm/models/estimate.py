@@ -9,7 +9,7 @@ from ..errors import InputError
 class Estimate(NamedTuple):
     parameters: int         # number
     trained: int            # number of those that are not frozen
-    activation_bytes: int   # kept by the forward for the backward, and the largest temporaries; as if nothing were frozen
+    activation_bytes: int   # kept from forward to backward, and the largest temporaries; as if nothing were frozen
     flops: int              # of a step's matrix products; a multiply-add counts as two; as if nothing were frozen
     itemsize: int           # bytes a number
 

@@ -27,11 +27,11 @@ from numpyllm.cli.arguments import Parser, at_least, guarded
 from numpyllm.data import content_share
 from numpyllm.data.corpus import library_files, module_docstrings
 from numpyllm.files import replacing
-from numpyllm.finetuning import ClassificationBatches, ClassificationEvaluation, best_checkpoint, evaluate_examples, load_examples
-from numpyllm.finetuning.classification import numbers
+from numpyllm.finetuning import (ClassificationBatches, ClassificationEvaluation, evaluate_classifier, label_numbers,
+                                 load_labelled_texts)
 from numpyllm.interop import load_model
 from numpyllm.models import GPTClassifier, GPTClassifierConfig
-from numpyllm.training import RunFolder, TrainConfig, Trainer
+from numpyllm.training import RunFolder, TrainConfig, Trainer, best_checkpoint
 from numpyllm.training import load_model as load_checkpoint_model
 
 MODULES = ("asyncio", "email", "importlib", "logging", "multiprocessing", "tkinter", "unittest", "xml")
@@ -66,11 +66,11 @@ def learn(model, examples, tokenizer, folder, args):
                          log_interval=20, keep_checkpoints=1, spike_zscore=0.0, threads=args.threads, seed=args.seed)
     batches = ClassificationBatches(examples.train, examples.labels, batch_size=config.batch_size, seed=config.seed)
     trainer = Trainer(model, config, batches, None, tokenizer, run_folder=RunFolder(folder, overwrite=True).open(),
-                      evaluate=lambda: evaluate_examples(model, examples.validation, examples.labels),
+                      evaluate=lambda: evaluate_classifier(model, examples.validation, examples.labels),
                       facts={"labels": examples.labels, "ending": ENDING, "truncate": True})
     trainer.run()
     best, _, _ = load_checkpoint_model(best_checkpoint(folder), ops=model.ops)
-    return evaluate_examples(best, examples.test, examples.labels)
+    return evaluate_classifier(best, examples.test, examples.labels)
 
 
 def bag_of_words(examples, *, steps=300, learning_rate=0.03):
@@ -88,7 +88,7 @@ def bag_of_words(examples, *, steps=300, learning_rate=0.03):
         return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6)
 
     K, parts = len(examples.labels), (examples.train, examples.validation, examples.test)
-    (x, x_val, x_test), (y, y_val, y_test) = map(features, parts), (numbers(part, examples.labels) for part in parts)
+    (x, x_val, x_test), (y, y_val, y_test) = map(features, parts), (label_numbers(part, examples.labels) for part in parts)
     best, chosen = np.inf, None
     for decay in (0.0, 0.01, 0.03, 0.1, 0.3):
         flat = np.zeros((len(vocabulary) + 1) * K, np.float32)
@@ -129,7 +129,7 @@ def main(argv=None):
     data = out / "docstrings.jsonl"
     with replacing(data) as file:
         file.write("".join(json.dumps({"text": doc, "label": module}) + "\n" for doc, module in docstrings()).encode())
-    examples = load_examples(data, tokenizer, min(MOST_TOKENS, gpt.config.block_size), ending=ENDING, truncate=True, val_fraction=0.15,
+    examples = load_labelled_texts(data, tokenizer, min(MOST_TOKENS, gpt.config.block_size), ending=ENDING, truncate=True, val_fraction=0.15,
                              test_fraction=0.45)
     examples = few(examples, args.labels) if args.labels else examples
     K = len(examples.labels)

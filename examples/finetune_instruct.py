@@ -22,9 +22,7 @@ from numpyllm.cli.train import main as pretrain
 from numpyllm.data import hold_out
 from numpyllm.data.corpus import library_files
 from numpyllm.files import replacing
-from numpyllm.finetuning.instructions import generate_answers, question_of, read_instructions, spread
-from numpyllm.finetuning.packing import in_order
-from numpyllm.finetuning.templates import TEMPLATES
+from numpyllm.finetuning import TEMPLATES, generate_answers, in_order, read_instructions, spread
 from numpyllm.interop import load_model
 from numpyllm.training import evaluate, load_checkpoint, newest_checkpoint
 
@@ -135,7 +133,7 @@ def main(argv=None):
     examples = read_instructions(args.data, TEMPLATES[args.template], tokenizer, after.config.block_size, truncate=args.truncate,
                                  skip_bad=args.skip_bad)
     _, state, _ = load_checkpoint(newest_checkpoint(args.out_dir))
-    show(before, after, tokenizer, *hold_out(examples, args.val_fraction, key=question_of, seed=state["train"]["seed"]), args)
+    show(before, after, tokenizer, *hold_out(examples, args.val_fraction, key=lambda conversation: conversation.question, seed=state["train"]["seed"]), args)
     print("\nThe library's docstrings are in the text that out/small was trained on, those of held-out questions included: what is held out "
           "is the\nquestion, not every sentence of its answer.")
     return 0

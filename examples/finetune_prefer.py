@@ -26,10 +26,7 @@ from numpyllm.cli.arguments import Parser, at_least, guarded
 from numpyllm.cli.finetune_prefer import main as prefer
 from numpyllm.data import hold_out, read_records
 from numpyllm.files import replacing
-from numpyllm.finetuning.preferences import Form
-from numpyllm.finetuning.reinforce import Prompt, Rollouts, sample_answers
-from numpyllm.finetuning.rewards import reward_function
-from numpyllm.finetuning.templates import TEMPLATES
+from numpyllm.finetuning import TEMPLATES, Form, Prompt, Rollouts, reward_function, sample_answers
 from numpyllm.interop import load_model
 
 TOKENS = 48                 # of an answer, at most

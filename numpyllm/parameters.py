@@ -140,9 +140,9 @@ class Parameters:
         data[...] = self.data
         return Parameters(self.specs, dtype=dtype, data=data)
 
-    def count(self):
-        """Number of parameters, gaps not counted."""
-        return sum(math.prod(spec.shape) for spec in self.specs.values())
+    def count(self, *, trained=False):
+        """Number of parameters, gaps not counted; with `trained`, of those that are not frozen."""
+        return sum(math.prod(spec.shape) for spec in self.specs.values() if spec.trainable or not trained)
 
 
 def aligned_zeros(size, dtype):

@@ -11,14 +11,14 @@ import pytest
 from numpyllm.cli.arguments import guarded
 from numpyllm.cli.main import main
 from numpyllm.errors import InputError
-from numpyllm.finetuning import (ClassificationBatches, ClassificationEvaluation, balanced_weights, best_checkpoint, evaluate_examples,
-                                 load_examples)
-from numpyllm.finetuning.classification import POOL, log_probabilities, read_examples
+from numpyllm.finetuning import (ClassificationBatches, ClassificationEvaluation, balanced_weights, evaluate_classifier,
+                                 load_labelled_texts, log_probabilities, read_labelled_texts)
+from numpyllm.finetuning.classification_batches import POOL
 from numpyllm.finetuning.packing import padded
 from numpyllm.interop import save_model
 from numpyllm.models import GPT, GPTClassifier, GPTConfig
 from numpyllm.tokenizer import CharacterTokenizer
-from numpyllm.training import load_checkpoint, load_model, newest_checkpoint
+from numpyllm.training import best_checkpoint, load_checkpoint, load_model, newest_checkpoint
 from numpyllm.training.checkpoint import checkpoints
 
 TOKENIZER = CharacterTokenizer.train("abcdefghijklmnopqrstuvwxyzABC .\n")
@@ -55,7 +55,7 @@ def finetune(folder, *flags, out="out"):
 
 
 def load(path, **options):
-    return load_examples(path, TOKENIZER, CONFIG.block_size, **{"val_fraction": 0.2, "test_fraction": 0.2} | options)
+    return load_labelled_texts(path, TOKENIZER, CONFIG.block_size, **{"val_fraction": 0.2, "test_fraction": 0.2} | options)
 
 
 # ---- reading and splitting
@@ -66,7 +66,7 @@ def load(path, **options):
 def test_columns_are_read_whatever_the_kind_of_file(tmp_path, suffix, content):
     path = tmp_path / f"data{suffix}"
     path.write_text(content)
-    found = read_examples(path, TOKENIZER, 24)
+    found = read_labelled_texts(path, TOKENIZER, 24)
     assert [(example.text, example.label) for example in found] == [("a b", "up"), ("c d", "down")]
     assert found[1].place == f"{path}:3" and TOKENIZER.decode(found[1].ids.tolist()) == "c d"
 
@@ -82,7 +82,7 @@ def test_no_text_is_in_two_parts_and_none_moves_when_others_come(tmp_path):
     copies = [{"text": way(record["text"]), "label": record["label"]} for record in records
               for way in (str, str.upper, lambda text: "  " + text.replace(" ", "  ") + " ")]
     tokenizer = CharacterTokenizer.train("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ ")
-    read = lambda name, records: load_examples(write(tmp_path / name, records), tokenizer, 40, val_fraction=0.2, test_fraction=0.2)
+    read = lambda name, records: load_labelled_texts(write(tmp_path / name, records), tokenizer, 40, val_fraction=0.2, test_fraction=0.2)
     plain = lambda part: {" ".join(example.text.casefold().split()) for example in part}
     found, fewer = read("a.jsonl", copies), read("b.jsonl", copies[:450])
     for whole in (found, fewer):
@@ -108,7 +108,7 @@ def test_what_is_in_the_test_file_is_not_learnt(tmp_path):
     data, test = lines(100), lines(20, seed=9)
     shared = [{"text": "  " + record["text"].upper().replace("C", "c") + " ", "label": record["label"]} for record in data[:10]]
     tokenizer = CharacterTokenizer.train("abcdefghijABCDEFGHIJ ")
-    found = load_examples(write(tmp_path / "a.jsonl", data), tokenizer, 24, test=write(tmp_path / "t.jsonl", test + shared), val_fraction=0.2)
+    found = load_labelled_texts(write(tmp_path / "a.jsonl", data), tokenizer, 24, test=write(tmp_path / "t.jsonl", test + shared), val_fraction=0.2)
     plain = lambda part: {" ".join(example.text.casefold().split()) for example in part}
     assert not (plain(found.train) | plain(found.validation)) & plain(found.test)
     assert found.shared >= 10 and len(found.test) == 30 and len(found.train) + len(found.validation) == 100 - found.shared
@@ -149,6 +149,7 @@ def test_an_unknown_label_is_named_or_counted(tmp_path):
     (lines(2), {"val_fraction": 1e-6}, "the split leaves no text to (validate|test) on"),
     (lines(60), {"val_fraction": 0.5, "test_fraction": 0.5}, "leave something to learn from"),
     (lines(60), {"text_column": "sentence"}, "a.jsonl:1: must have a field 'sentence'"),
+    (lines(60), {"text_column": "label"}, "must be in two columns, got 'label' for both"),
 ])
 def test_files_that_nothing_can_be_learnt_from(tmp_path, records, options, message):
     with pytest.raises(InputError, match=message):
@@ -201,7 +202,7 @@ def test_the_loss_of_an_evaluation_is_the_models_weighted_mean(tmp_path):
     counts = Counter(example.label for example in examples.train)
     assert np.allclose(weights, [len(examples.train) / (2 * counts[label]) for label in examples.labels], rtol=1e-15)
     model = GPTClassifier.from_gpt(GPT(CONFIG, seed=2, dtype=np.float64), 2, class_weights=weights)
-    found = evaluate_examples(model, examples.test, examples.labels)
+    found = evaluate_classifier(model, examples.test, examples.labels)
     loss, count = model.loss(*padded([example.ids for example in examples.test]), found.right)
     assert found.loss == pytest.approx(loss / count, rel=1e-12)
 
@@ -219,7 +220,7 @@ def test_finetune_and_classify_from_end_to_end(begun, capsys):
     assert state["facts"]["labels"] == ["down", "up"] and "confusion matrix" in printed
     examples = load(begun / "data.jsonl", val_fraction=0.1, test_fraction=0.1)
     model, tokenizer, _ = load_model(best)
-    again = evaluate_examples(model, examples.test, examples.labels)
+    again = evaluate_classifier(model, examples.test, examples.labels)
     assert again.confusion.tolist() == result["confusion"] and again.loss == pytest.approx(result["loss"], rel=1e-6)
 
     text = examples.test[0].text
@@ -257,10 +258,10 @@ def test_what_a_run_trains_on_has_nothing_of_what_it_is_tested_on(begun, monkeyp
 
     def watched(model, examples, labels):
         evaluated.append({" ".join(example.text.casefold().split()) for example in examples})
-        return evaluate_examples(model, examples, labels)
+        return evaluate_classifier(model, examples, labels)
 
     monkeypatch.setattr(finetune_classify, "ClassificationBatches", Watched)
-    monkeypatch.setattr(finetune_classify, "evaluate_examples", watched)
+    monkeypatch.setattr(finetune_classify, "evaluate_classifier", watched)
     records = lines(120)
     write(begun / "data.jsonl", records + [{"text": record["text"].replace(" ", "  "), "label": record["label"]} for record in records])
     assert finetune(begun, "--max_iters", "80", "--eval_interval", "80") == 0
@@ -293,6 +294,17 @@ def test_a_resumed_run_has_the_same_bits(begun, flags):
     whole, half = (load_checkpoint(newest_checkpoint(begun / name))[0] for name in ("out", "half"))
     assert whole.keys() == half.keys() and all(np.array_equal(whole[name], half[name]) for name in whole)
     assert (begun / "out" / "classification.json").read_text() == (begun / "half" / "classification.json").read_text()
+
+
+def test_the_test_weighs_labels_as_training_does(begun):
+    write(begun / "data.jsonl", lines(120, labels=("up", "down", "down", "down")))
+    assert finetune(begun, "--class_weights", "balanced", "--test_fraction", "0.4") == 0
+    examples = load(begun / "data.jsonl", val_fraction=0.1, test_fraction=0.4)
+    model, _, _ = load_model(best_checkpoint(begun / "out"))
+    plain = evaluate_classifier(model, examples.test, examples.labels).loss
+    model.class_weights = balanced_weights(examples.train, examples.labels)
+    found = json.loads((begun / "out" / "classification.json").read_text())["loss"]
+    assert found == pytest.approx(evaluate_classifier(model, examples.test, examples.labels).loss) != pytest.approx(plain)
 
 
 def test_a_run_is_not_resumed_with_another_test_file(begun, capsys):

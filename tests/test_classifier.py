@@ -153,6 +153,18 @@ def test_lora_leaves_it_what_it_was_and_trains_the_head_beside():
     assert trained == {f"blocks.{i}.attn.{part}.lora_{side}" for i in (0, 1) for part in ("qkv", "proj") for side in "ab"} | set(HEAD)
 
 
+def test_it_has_nothing_of_what_only_a_language_model_can():
+    model = model_of()
+    for name in ("logprobs", "logprobs_forward", "past", "trunk_step", "objective", "from_pretrained", "save_pretrained", "head"):
+        assert hasattr(GPT(GPT_CONFIG), name) and not hasattr(model, name), name
+
+
+def test_merged_it_still_weighs_its_classes():
+    adapted = model_of(lora=LoRA(rank=2), class_weights=WEIGHTS)
+    merged = adapted.merged()
+    assert merged.lora is None and merged.loss(*BATCH) == pytest.approx(adapted.loss(*BATCH), rel=1e-12)
+
+
 def test_checkpoints_bring_it_back_and_what_continues_texts_refuses_it(tmp_path):
     tokenizer = CharacterTokenizer.train("abcdefghij\n")
     model = GPTClassifier(CONFIG, seed=3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from numpyllm.cli.arguments import guarded
-from numpyllm.finetuning import load_examples
+from numpyllm.finetuning import load_labelled_texts
 from numpyllm.interop import save_model
 from numpyllm.models import GPT, GPTConfig
 from numpyllm.tokenizer import CharacterTokenizer
@@ -44,16 +44,16 @@ def test_it_compares_three_ways_on_the_same_texts(docstrings, tmp_path, capsys, 
     rows = re.findall(r"^(fine-tuned|from scratch|bag of words) +[\d,]+ +(\d\.\d+) +(\d\.\d+)", printed, re.MULTILINE)
     assert [name for name, *_ in rows] == ["fine-tuned", "from scratch", "bag of words"]
     assert [json.loads(line)["label"] for line in (out / "docstrings.jsonl").read_text().splitlines()] == [module for _, module in chosen]
-    found = example.few(load_examples(out / "docstrings.jsonl", tokenizer, 48, truncate=True, val_fraction=0.15, test_fraction=0.45), 4)
+    found = example.few(load_labelled_texts(out / "docstrings.jsonl", tokenizer, 48, truncate=True, val_fraction=0.15, test_fraction=0.45), 4)
     train, test = ({one.text for one in part} for part in (found.train, found.test))
     assert not train & test and max(sum(one.label == label for one in found.train) for label in found.labels) == 4
 
 
 def test_the_bag_of_words_learns_words():
     """Texts whose one telling word is among others: all right, and the loss is nearly none."""
-    from numpyllm.finetuning.classification import Example, Examples
+    from numpyllm.finetuning import LabelledText, LabelledTexts
     rng = np.random.default_rng(0)
-    make = lambda n: [Example(f"{rng.choice(['some', 'other', 'words'])} {'cat' if i % 2 else 'dog'} {rng.integers(0, 50)}", np.zeros(1, int),
+    make = lambda n: [LabelledText(f"{rng.choice(['some', 'other', 'words'])} {'cat' if i % 2 else 'dog'} {rng.integers(0, 50)}", np.zeros(1, int),
                               "ab"[i % 2], "") for i in range(n)]
-    found, n_params = example.bag_of_words(Examples(["a", "b"], make(40), make(20), make(30), [], 0))
+    found, n_params = example.bag_of_words(LabelledTexts(["a", "b"], make(40), make(20), make(30), [], 0))
     assert found.accuracy == 1.0 and found.loss < 0.1 and n_params % 2 == 0

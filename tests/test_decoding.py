@@ -11,7 +11,7 @@ from numpyllm.errors import InputError
 from numpyllm.inference import KINDS, Decoder, StoredWeights
 from numpyllm.inference.compiled import decode
 from numpyllm.inference.weights import from_bfloat16, to_bfloat16, to_int8
-from numpyllm.models import GPT, GPTConfig
+from numpyllm.models import GPT, LSTMLM, GPTConfig, LSTMConfig
 
 TOLERANCE = {np.float64: 1e-12, np.float32: 1e-4}
 
@@ -191,6 +191,27 @@ def test_bad_input_is_refused_and_changes_nothing(call, words):
         with pytest.raises(InputError, match=words):
             call(decoder)
         assert decoder.length(0) == 1
+
+
+@pytest.mark.parametrize("model", [make(), make(attention="window", window=2, block_size=80, position="alibi"),
+                                   LSTMLM(LSTMConfig(n_layer=2, n_embd=16, vocab_size=31), dtype=np.float64)], ids=["GPT", "window", "LSTM"])
+def test_below_the_head_a_step_takes_the_tokens_in_whatever_the_model(model):
+    """The window's memory takes in 64 at once."""
+    ids = ids_of(model, 2, model.config.block_size)
+    past = model.past(2)
+    h = np.concatenate([model.trunk_step(ids[:, :3], past), model.trunk_step(ids[:, 3:], past)], axis=1)
+    assert past.lengths.tolist() == [ids.shape[1]] * 2
+    assert np.abs(model.head.step(h, None) - model.forward(ids)[0]).max() < 1e-12
+
+
+def test_tokens_that_do_not_fit_are_refused_before_any_is_taken_in():
+    model = make(attention="window", window=2, block_size=80)
+    past = model.past()
+    model.trunk_step(ids_of(model, 1, 3), past)
+    for step in (model.step, model.trunk_step):
+        with pytest.raises(InputError, match="3 \\+ 78 positions do not fit into block_size=80"):
+            step(ids_of(model, 1, 78), past)
+    assert past.lengths.tolist() == [3]
 
 
 def test_an_error_in_one_thread_ends_them_all(monkeypatch):

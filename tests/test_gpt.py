@@ -9,7 +9,7 @@ import pytest
 
 from numpyllm.checks import check_model
 from numpyllm.errors import InputError
-from numpyllm.models import GPT, GPTConfig
+from numpyllm.models import GPT, LSTMLM, GPTClassifier, GPTClassifierConfig, GPTConfig, LoRA, LSTMConfig
 from numpyllm.models.estimate import parameter_count
 from numpyllm.training import AdamW
 
@@ -151,6 +151,18 @@ def test_estimate_of_flops_is_six_a_weight_and_token_plus_attention():
     matrices = 12 * 4 * 128 * 128 + 65 * 128
     assert found.flops == 6 * 12 * 64 * matrices + 7 * 2 * 12 * 64 * 64 * 128 * 4
     assert found.parameter_bytes == 4 * model.n_params() and found.moment_bytes == 8 * model.n_params()
+
+
+@pytest.mark.parametrize("model, trained", [
+    (GPT(TINY, trainable=lambda name: name.startswith("norm.")), 16), (GPT(TINY, lora=LoRA(rank=2)), 2 * 2 * (8 + 24 + 8 + 8)),
+    (GPTClassifier(GPTClassifierConfig(**vars(TINY), n_classes=3), dtype=np.float64, trainable=lambda name: name == "classifier.w"), 24),
+    (LSTMLM(LSTMConfig(n_layer=1, n_embd=8, vocab_size=11), trainable=lambda name: name.endswith("w_x")), 256)])
+def test_of_frozen_parameters_there_are_neither_gradients_nor_moments(model, trained):
+    found, itemsize = model.estimate(3), model.parameters.dtype.itemsize
+    assert found.parameter_bytes == itemsize * model.n_params() and found.gradient_bytes == itemsize * trained
+    assert found.moment_bytes == 2 * itemsize * trained
+    assert found.total_bytes == itemsize * (model.n_params() + 3 * trained) + found.activation_bytes
+    assert 0 <= model.parameters.n_trainable - trained < 16 * len(model.parameters.specs)      # gaps
 
 
 @pytest.mark.parametrize("changes, words", [

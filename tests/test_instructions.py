@@ -16,9 +16,9 @@ from numpyllm.cli.arguments import guarded
 from numpyllm.cli.main import main
 from numpyllm.data import hold_out
 from numpyllm.errors import InputError
-from numpyllm.finetuning.instructions import generate_answers, question_of, read_instructions, spread
-from numpyllm.finetuning.packing import ExampleBatches, first_fit_decreasing, in_order
-from numpyllm.finetuning.templates import TEMPLATES, Message, Turn, encode, encode_turns, ending
+from numpyllm.finetuning import (TEMPLATES, ExampleBatches, Message, Turn, encode_answer, encode_turns, ending, generate_answers,
+                                 in_order, read_instructions, spread)
+from numpyllm.finetuning.packing import first_fit_decreasing
 from numpyllm.interop import load_model, save_model
 from numpyllm.models import GPT, LSTMLM, GPTConfig, LSTMConfig
 from numpyllm.tokenizer import BytePairTokenizer
@@ -32,7 +32,7 @@ CHAT = [Message("system", "Be brief."), Message("user", "One?"), Message("assist
 
 
 def some_examples(n, seed=0, longest=9):
-    """ids and targets as encode gives them: first nothing is asked, then everything."""
+    """ids and targets as encode_answer gives them: first nothing is asked, then everything."""
     rng, found = np.random.default_rng(seed), []
     for length in rng.integers(2, longest + 1, n):
         ids = rng.integers(0, TOKENIZER.n_vocab, length + 1)
@@ -93,21 +93,21 @@ def test_targets_are_the_answers_and_their_ends(tokenizer, name):
 
 def test_what_is_too_long_empty_or_ends_itself():
     prompt, answer = "### goose?\n###\n", "geese"
-    needed = len(encode(prompt, answer, TOKENIZER, 1000)[0])
-    ids, targets = encode(prompt, answer, TOKENIZER, needed)
+    needed = len(encode_answer(prompt, answer, TOKENIZER, 1000)[0])
+    ids, targets = encode_answer(prompt, answer, TOKENIZER, needed)
     with pytest.raises(InputError, match=f"context of {needed - 1} tokens, they have {needed}"):
-        encode(prompt, answer, TOKENIZER, needed - 1)
-    shorter = encode(prompt, answer, TOKENIZER, needed - 1, truncate=True)
+        encode_answer(prompt, answer, TOKENIZER, needed - 1)
+    shorter = encode_answer(prompt, answer, TOKENIZER, needed - 1, truncate=True)
     assert np.array_equal(shorter[0], ids[:-1]) and np.array_equal(shorter[1], targets[:-1])    # without the end of the answer
     with pytest.raises(InputError, match="nothing of the answer is left"):
-        encode(prompt, answer, TOKENIZER, 3, truncate=True)
+        encode_answer(prompt, answer, TOKENIZER, 3, truncate=True)
     with pytest.raises(InputError, match="must not be empty"):
-        encode(prompt, "", TOKENIZER, 99)
+        encode_answer(prompt, "", TOKENIZER, 99)
     with pytest.raises(InputError, match="must not contain the special token"):
-        encode(prompt, "a<|endoftext|>", TOKENIZER, 99)
+        encode_answer(prompt, "a<|endoftext|>", TOKENIZER, 99)
     with pytest.raises(InputError, match="with which it ends"):
-        encode(prompt, "a\n### b", BARE, 99)
-    encode(prompt, "a\n### b", TOKENIZER, 99)
+        encode_answer(prompt, "a\n### b", BARE, 99)
+    encode_answer(prompt, "a\n### b", TOKENIZER, 99)
 
 
 @given(st.lists(st.integers(1, 30), max_size=80))
@@ -167,7 +167,7 @@ def test_the_loss_is_the_sum_over_answer_tokens_by_hand():
 def test_the_loss_is_that_of_torch_with_labels_of_minus_100():
     """transformers' way: labels beside the ids, -100 where nothing is asked, shifted by one, the mean."""
     torch = pytest.importorskip("torch")
-    ids, targets = encode("### goose?\n###\n", "geese", TOKENIZER, 64)
+    ids, targets = encode_answer("### goose?\n###\n", "geese", TOKENIZER, 64)
     model = GPT(GPTConfig(**SIZES), dtype=np.float64, seed=2)
     logits = torch.tensor(model.forward(ids[None])[0])
     whole = torch.tensor([*ids, targets[-1]])
@@ -286,12 +286,12 @@ def test_no_question_is_on_both_sides(tmp_path):
                       {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"QUESTION {i}?"},
                                     {"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]}]
     examples = read(write(tmp_path, "a.jsonl", [record for i in range(60) for record in same(i)]))
-    learnt, held_out = hold_out(examples, 0.2, key=question_of)
+    learnt, held_out = hold_out(examples, 0.2, key=lambda conversation: conversation.question)
     sides = [{example.question.casefold().split()[1] for example in side} for side in (learnt, held_out)]
     assert not sides[0] & sides[1] and len(learnt) + len(held_out) == 180
     assert all(len(side) % 3 == 0 for side in (learnt, held_out)) and 0 < len(held_out) < 90
     with pytest.raises(InputError, match="makes 3 and 0: give more examples or another val_fraction"):
-        hold_out(examples[:3], 0.001, key=question_of)
+        hold_out(examples[:3], 0.001, key=lambda conversation: conversation.question)
 
 
 def test_examples_are_shown_from_all_parts_of_a_file():
@@ -306,7 +306,7 @@ def test_a_model_that_has_learnt_answers_says_them_and_ends(tokenizer, name):
     template = TEMPLATES[name]
     pairs = [("goose?", "geese"), ("is it?", "It is an instruction."), ("What?", "the plural")]
     examples = [SimpleNamespace(ids=ids, targets=targets) for ids, targets in
-                (encode(template.prompt(question), answer, tokenizer, 160, stop=template.stop) for question, answer in pairs)]
+                (encode_answer(template.prompt(question), answer, tokenizer, 160, stop=template.stop) for question, answer in pairs)]
     model = GPT(GPTConfig(**SIZES | {"block_size": 160, "n_embd": 32, "n_layer": 1, "vocab_size": tokenizer.n_vocab}), seed=1, ops=kernels)
     config = TrainConfig(batch_size=1, max_iters=80, learning_rate=2e-2, warmup_iters=5, weight_decay=0.0, eval_interval=200, threads=1)
     batches = ExampleBatches(examples, batch_size=1, block_size=160, seed=0)

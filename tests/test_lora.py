@@ -13,7 +13,7 @@ from numpyllm.finetuning import add_lora, load_adapter, merge, merging, save_ada
 from numpyllm.inference import Decoder, StoredWeights
 from numpyllm.interop.quantized import load_decodable
 from numpyllm.layers import LoRALinear
-from numpyllm.models import GPT, LSTMLM, GPTConfig, LoRA, LSTMConfig
+from numpyllm.models import GPT, LSTMLM, EncoderDecoder, EncoderDecoderConfig, GPTConfig, LoRA, LSTMConfig
 from numpyllm.models.lora import is_adapter
 from numpyllm.parameters import Parameters
 from numpyllm.random import Draws
@@ -229,8 +229,9 @@ def test_models_without_linear_maps_and_with_adapters_are_refused():
     with pytest.raises(InputError, match="must have none yet, got one of rank 3"):
         add_lora(adapted(), LoRA())
     for function in (merge, lambda model: merging(model).__enter__(), lambda model: save_adapter("nowhere", model)):
-        with pytest.raises(InputError, match="has none"):
-            function(GPT(GPT2))
+        for model in (GPT(GPT2), LSTMLM(LSTMConfig(n_embd=8)), EncoderDecoder(EncoderDecoderConfig(n_embd=8))):
+            with pytest.raises(InputError, match="has none"):
+                function(model)
 
 
 # Adapters on disk.

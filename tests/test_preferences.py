@@ -13,13 +13,11 @@ from numpyllm import kernels, ops
 from numpyllm.data import hold_out
 from numpyllm.data.permutation import shuffled
 from numpyllm.errors import InputError
-from numpyllm.finetuning.dpo import DPO, answer_logprobs, reference_logprobs
-from numpyllm.finetuning.preferences import EncodedPair, Form, PairBatches, Pairs, evaluate_pairs, read_preferences
-from numpyllm.finetuning.reinforce import (BASELINES, Prompt, Reinforce, Rollouts, advantages, answer_rows, read_prompts,
-                                           sample_answers)
-from numpyllm.finetuning.reward_model import BradleyTerry, ModelReward
-from numpyllm.finetuning.rewards import FunctionReward, reward_function
-from numpyllm.finetuning.templates import TEMPLATES
+from numpyllm.finetuning import (BASELINES, DPO, TEMPLATES, BradleyTerry, EncodedPair, Form, FunctionReward, ModelReward, PairBatches,
+                                 Pairs, Prompt, Reinforce, Rollouts, answer_logprobs, evaluate_pairs, read_preferences,
+                                 read_prompts, reference_logprobs, reward_function, sample_answers)
+from numpyllm.finetuning.reinforce import advantages
+from numpyllm.finetuning.rollouts import answer_rows
 from numpyllm.gradcheck import assert_ok, check_gradients, directional_derivative
 from numpyllm.models import GPT, LSTMLM, GPTClassifier, GPTConfig, LSTMConfig
 from numpyllm.random import Draws

@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 
 from numpyllm import kernels, ops
-from numpyllm.finetuning.dpo import DPO, answer_logprobs
-from numpyllm.finetuning.reinforce import Reinforce
-from numpyllm.finetuning.reward_model import BradleyTerry
+from numpyllm.finetuning import DPO, BradleyTerry, Reinforce, answer_logprobs
 from numpyllm.models import GPT, GPTClassifier, GPTConfig
 
 torch = pytest.importorskip("torch")

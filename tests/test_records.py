@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpyllm.data import read_records, split_by_content, text_field
+from numpyllm.data import read_lines, read_records, split_by_content, text_field
 from numpyllm.errors import InputError
 
 
@@ -95,3 +95,21 @@ def test_about_the_fraction_is_held_out_and_another_seed_holds_out_others():
     held = split_by_content(texts, 0.1, key=str)[1]
     assert 320 <= len(held) <= 480                                          # 4 standard deviations
     assert set(held) != set(split_by_content(texts, 0.1, key=str, seed=1)[1])
+
+
+def test_lines_of_a_text(tmp_path):
+    path, skipped = write(tmp_path, "a.txt", b"\xef\xbb\xbf one, two \r\n\n\xc2\xa0\nthree\tfour"), []
+    assert read_lines(path) == ["one, two", "three\tfour"]
+
+    def refuse_tabs(line):
+        if "\t" in line:
+            raise InputError("must have no tab")
+        return len(line)
+
+    assert read_lines(path, refuse_tabs, skip_bad=True, skipped=skipped) == [8]
+    assert skipped == [f"{path}:4: must have no tab"]
+    with pytest.raises(InputError, match="a.txt:4: must have no tab"):
+        read_lines(path, refuse_tabs)
+    for content, message in ((b"\n \n", "must hold texts, one a line, it holds none"), (b"a\n\xff", "a.txt:2: is no UTF-8 text")):
+        with pytest.raises(InputError, match=message):
+            read_lines(write(tmp_path, "b" + path.name, content))

@@ -20,5 +20,6 @@ def main(argv=None):
         return 0
     if argv[0] not in TASKS:
         near = difflib.get_close_matches(argv[0], TASKS, n=1)
-        raise InputError(f"{argv[0]} is no task: " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"))
+        raise InputError(f"{argv[0]} is no task: "
+                         + (f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"))
     return importlib.import_module(f".finetune_{argv[0]}", __package__).main(argv[1:])

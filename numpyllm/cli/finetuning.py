@@ -1,4 +1,5 @@
-"""What the tasks of `numpyllm finetune` share: their options, the model they begin with, and the run they make of it."""
+"""What the tasks of `numpyllm finetune` share: their options, the model they begin with, and
+the run they make of it."""
 
 import hashlib
 import shlex
@@ -19,8 +20,8 @@ from ..training.environment import environment
 from ..training.samples import SampleLog
 from .arguments import at_least, config_from
 
-DEFAULTS = {"batch_size": 8, "max_iters": 500, "learning_rate": 2e-4, "warmup_iters": 20, "weight_decay": 0.0, "eval_interval": 50,
-            "patience": 0}
+DEFAULTS = {"batch_size": 8, "max_iters": 500, "learning_rate": 2e-4, "warmup_iters": 20, "weight_decay": 0.0,
+            "eval_interval": 50, "patience": 0}
 KEPT = ("model", "data", "val_fraction", "skip_bad", "backend", "freeze", "lora_rank", "lora_alpha", "lora_dropout",
         "lora_targets")         # what every run has on record, beside a task's own options
 
@@ -42,32 +43,38 @@ class Opened(NamedTuple):
 def add_finetuning_options(parser, *, data_help, out_dir, defaults=None):
     """--model, --data and the rest; `defaults` of TrainConfig go before DEFAULTS."""
     parser.add_config_file(leave_out=("resume", "overwrite"))
-    parser.add_argument("--model", default=None, metavar="DIR", help="the model to begin with: folder of a run, of one checkpoint, or in "
-                                                                     "Hugging Face's layout")
+    parser.add_argument("--model", default=None, metavar="DIR",
+                        help="the model to begin with: folder of a run, of one checkpoint, or in Hugging Face's "
+                             "layout")
     parser.add_argument("--data", default=None, metavar="FILE", help=data_help)
     parser.add_argument("--out_dir", default=out_dir, metavar="DIR", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on with the run in out_dir")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in out_dir")
     parser.add_argument("--val_fraction", type=float, default=0.1,
-                        help="part of the examples that is held out, chosen by their content, so that nothing learnt is among it")
-    parser.add_switch("--skip_bad", help="leave out examples that cannot be used, and count them, rather than refuse the file")
+                        help="part of the examples that is held out, chosen by their content, so that nothing "
+                             "learnt is among it")
+    parser.add_switch("--skip_bad",
+                      help="leave out examples that cannot be used, and count them, rather than refuse the file")
     parser.add_argument("--backend", choices=BACKENDS, default="numba", help="Numba's kernels, or plain NumPy")
     parser.add_argument("--freeze", type=_freeze, default="none", metavar="none|all|N",
-                        help="what stays as it is: nothing; all but the task's own head; or all but the last N blocks, the norm above them "
-                             "and the head")
+                        help="what stays as it is: nothing; all but the task's own head; or all but the last N "
+                             "blocks, the norm above them and the head")
     group = parser.add_argument_group("LoRA")
-    group.add_argument("--lora_rank", type=at_least(0), default=0, help="train additions of this rank to the matrices, and nothing else; 0: none")
+    group.add_argument("--lora_rank", type=at_least(0), default=0,
+                       help="train additions of this rank to the matrices, and nothing else; 0: none")
     group.add_argument("--lora_alpha", type=float, default=16.0, help="they are multiplied by alpha / rank")
-    group.add_argument("--lora_dropout", type=float, default=0.0, help="probability of dropping an entry of what they read")
-    group.add_argument("--lora_targets", default="qkv,proj", metavar="NAMES", help="matrices that get them: qkv, proj, up, down, gate")
+    group.add_argument("--lora_dropout", type=float, default=0.0,
+                       help="probability of dropping an entry of what they read")
+    group.add_argument("--lora_targets", default="qkv,proj", metavar="NAMES",
+                       help="matrices that get them: qkv, proj, up, down, gate")
     parser.add_config(TrainConfig, defaults=DEFAULTS | (defaults or {}))
 
 
 def open_finetuning(args, task, *, kept=(), log=print):
     """-> Opened. Nothing is written. kept: names of the task's own options that a resumed run has on record.
 
-    A resumed run takes what is on record for the flags that were not given, and args holds it afterwards. Raises InputError for
-    flags that contradict it, and where the model or the data are no longer what they were.
+    A resumed run takes what is on record for the flags that were not given, and args holds it afterwards. Raises
+    InputError for flags that contradict it, and where the model or the data are no longer what they were.
     """
     run = RunFolder(args.out_dir, resume=args.resume, overwrite=args.overwrite)
     checkpoint = state = None
@@ -94,12 +101,14 @@ def open_finetuning(args, task, *, kept=(), log=print):
     if state is not None:
         for name, what in (("model", "the model that the run began with"), ("data", "what the run learns from")):
             if state["facts"].get(f"{name}_sha256") != facts[f"{name}_sha256"]:
-                raise InputError(f"{getattr(args, name)} is no longer {what}: put that back, or train into another --out_dir")
+                raise InputError(f"{getattr(args, name)} is no longer {what}: put that back, or train into "
+                                 "another --out_dir")
     return Opened(run, checkpoint, state, model, tokenizer, train, ops, facts, task)
 
 
 def trainable_parts(args, n_layer):
-    """name -> whether it is trained, as --freeze and --lora_rank say; None: all is. A task's head has other names than a GPT's parts."""
+    """name -> whether it is trained, as --freeze and --lora_rank say; None: all is. A task's head has other
+    names than a GPT's parts."""
     if args.lora_rank and args.freeze != "none":
         raise InputError("with LoRA all but the additions is frozen: leave --freeze out, or --lora_rank")
     if args.lora_rank or args.freeze == "all":
@@ -121,8 +130,8 @@ def lora_of(args):
 
 
 def adapted(opened, args):
-    """The model that was opened, frozen in part or with LoRA as the options say, its parameters the same. For tasks without a head of
-    their own."""
+    """The model that was opened, frozen in part or with LoRA as the options say, its parameters the same. For
+    tasks without a head of their own."""
     model, lora = opened.model, lora_of(args)
     trainable = trainable_parts(args, model.config.n_layer)
     if lora is not None:
@@ -130,7 +139,8 @@ def adapted(opened, args):
     if trainable is None:
         return model
     if not any(map(trainable, model.parameters)):
-        raise InputError("--freeze all leaves nothing to train: this task has no head of its own; give a number of blocks, or --lora_rank")
+        raise InputError("--freeze all leaves nothing to train: this task has no head of its own; give a number "
+                         "of blocks, or --lora_rank")
     frozen = type(model)(model.config, seed=None, dtype=model.parameters.dtype, trainable=trainable, **model.options())
     for name in model.parameters:
         frozen.parameters[name][...] = model.parameters[name]
@@ -148,11 +158,12 @@ _freeze.__name__ = "none, all or a number"
 
 def _take_from_record(args, facts, task, names, folder):
     if facts.get("task") != task:
-        raise InputError(f"{folder} is no run of numpyllm finetune {task}: give another --out_dir, or leave --resume out")
+        raise InputError(f"{folder} is no run of numpyllm finetune {task}: give another --out_dir, or leave "
+                         "--resume out")
     for name in names:
         if name in args.given and name not in ("model", "data") and getattr(args, name) != facts.get(name):
-            raise InputError(f"the run to resume has {name}={facts.get(name)}, got --{name} {getattr(args, name)}: leave the flag out, or "
-                             "train into another --out_dir")
+            raise InputError(f"the run to resume has {name}={facts.get(name)}, got --{name} "
+                             f"{getattr(args, name)}: leave the flag out, or train into another --out_dir")
         if name not in args.given:
             setattr(args, name, facts.get(name))
 
@@ -170,7 +181,7 @@ def run_finetuning(opened, trainer, log=print):
     if not trainer.run():
         log(f"continue with: numpyllm finetune {opened.task} --resume --out_dir {shlex.quote(str(opened.run.path))}")
         return 128 + trainer.stopped_by
-    if getattr(trainer.model, "lora", None) is not None:
+    if trainer.model.lora is not None:
         save_adapter(opened.run.path / "adapter", trainer.model, overwrite=True)
         log(f"{opened.run.path / 'adapter'} holds what was trained, without the model")
     return 0
@@ -185,4 +196,5 @@ def require_gpt(opened):
     """InputError unless the model is a GPT."""
     kind = architecture_of(opened.model)
     if kind != "gpt":
-        raise InputError(f"numpyllm finetune {opened.task} needs a GPT, {opened.facts['model']} is of architecture {kind}")
+        raise InputError(f"numpyllm finetune {opened.task} needs a GPT, {opened.facts['model']} is of "
+                         f"architecture {kind}")

@@ -1,4 +1,4 @@
-"""Records with named fields, from CSV, TSV, JSON lines or a JSON list: what labelled examples come in. And their split.
+"""Records with named fields, from CSV, TSV, JSON lines or a JSON list: what labelled examples come in. Plain lines. Their split.
 
 Every error names the file and the line, as FILE:LINE, so that an editor finds it.
 """
@@ -35,15 +35,34 @@ def read_records(path, parse=dict, *, columns=(), header=None, kind=None, skip_b
         raise InputError(f"{path}: must be of a known kind ({', '.join(SUFFIXES)}), got {kind or 'no suffix'}: rename or convert it")
     data = read_bytes(path)
     rows = _table(data, path, kind, columns, header) if kind in (".csv", ".tsv") else _objects(data, path, kind)
+
+    def parse_fields(fields):
+        for name in columns:
+            if fields.get(name) is None:
+                raise InputError(f"must have a field {name!r}, it has {', '.join(map(repr, fields)) or 'none'}")
+        return parse(fields)
+
+    return _parsed(rows, parse_fields, f"{path}: must hold records", skip_bad, skipped, places)
+
+
+def read_lines(path, parse=str, *, skip_bad=False, skipped=None):
+    """The lines of a text that are not blank, as parse(line) makes them, in order: a list. Blanks at their ends are taken off.
+
+    skip_bad, skipped and InputError: as for read_records.
+    """
+    lines = enumerate(map(str.strip, _lines(read_bytes(path), path)), 1)
+    rows = ((f"{path}:{number}", line) for number, line in lines if line)
+    return _parsed(rows, parse, f"{path}: must hold texts, one a line", skip_bad, skipped)
+
+
+def _parsed(rows, parse, must, skip_bad, skipped, places=None):
+    """What parse makes of each row: rows are (place, row), or with an InputError in place of the row. See read_records."""
     examples, bad = [], 0
-    for place, fields in rows:
+    for place, row in rows:
         try:
-            if isinstance(fields, InputError):
-                raise fields
-            for name in columns:
-                if fields.get(name) is None:
-                    raise InputError(f"must have a field {name!r}, it has {', '.join(map(repr, fields)) or 'none'}")
-            examples.append(parse(fields))
+            if isinstance(row, InputError):
+                raise row
+            examples.append(parse(row))
             if places is not None:
                 places.append(place)
         except InputError as error:
@@ -54,7 +73,7 @@ def read_records(path, parse=dict, *, columns=(), header=None, kind=None, skip_b
             if skipped is not None:
                 skipped.append(message)
     if not examples:
-        raise InputError(f"{path}: must hold records, it holds none" + (f" that can be used, and {bad} that cannot" if bad else ""))
+        raise InputError(f"{must}, it holds none" + (f" that can be used, and {bad} that cannot" if bad else ""))
     return examples
 
 

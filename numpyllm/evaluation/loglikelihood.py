@@ -76,7 +76,7 @@ def log_likelihoods(model, pairs, *, batch_size=8, progress=None):
         ids = np.zeros((len(batch), len(batch[0])), np.int64)           # padding is behind: no token looks at it
         for row, tokens in zip(ids, batch, strict=True):
             row[:len(tokens)] = tokens
-        hs = _trunk(model, model.check_ids(ids))
+        hs = model.trunk_step(ids, model.past(len(ids)))
         for h, tokens in zip(hs, batch, strict=True):
             for i in wanted[tokens]:
                 continuation = np.asarray(pairs[i][1])
@@ -84,16 +84,6 @@ def log_likelihoods(model, pairs, *, batch_size=8, progress=None):
         if progress is not None:
             progress(first + len(batch), len(texts))
     return found
-
-
-def _trunk(model, ids):
-    """ids (B, T) -> h (B, T, C); in pieces, where a model with a window takes in no more at once."""
-    past = model.past(len(ids))
-    parts, chunk = [], getattr(past, "chunk", ids.shape[1])
-    for first in range(0, ids.shape[1], chunk):
-        past.lengths[...] = first
-        parts.append(model.trunk_step(ids[:, first:first + chunk], past))
-    return np.concatenate(parts, axis=1)
 
 
 def _score(head, h, targets):

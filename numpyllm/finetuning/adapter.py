@@ -3,7 +3,8 @@
     adapter.json    the choices of LoRA, the layout of the array, SHA-256 of the base and of the array
     adapter.npy     flat: the trained part of the parameters, adapters and whatever else was trained
 
-For GPT-2's 124M and rank 8 that is 2 MB instead of 498 (docs/lora.md). One base serves many adapters: load_adapter exchanges them.
+For GPT-2's 124M and rank 8 that is 2 MB instead of 498 (docs/lora.md). One base serves many adapters:
+load_adapter exchanges them.
 """
 
 import hashlib
@@ -32,10 +33,10 @@ BLOCK = 1 << 20             # entries that are hashed at once
 def save_adapter(folder, model, *, overwrite=False):
     """Write what was trained of a model with LoRA, whole or not at all.
 
-    A folder that holds anything is refused; with overwrite, an adapter is replaced. Raises InputError for that, a model without
-    LoRA, values that are no numbers, and a full disk.
+    A folder that holds anything is refused; with overwrite, an adapter is replaced. Raises InputError for that, a
+    model without LoRA, values that are no numbers, and a full disk.
     """
-    if getattr(model, "lora", None) is None:
+    if model.lora is None:
         raise InputError("an adapter is what LoRA has trained, this model has none: save it as a checkpoint")
     parameters = model.parameters
     trained = parameters.data[:parameters.n_trainable]
@@ -50,11 +51,11 @@ def save_adapter(folder, model, *, overwrite=False):
 
 
 def load_adapter(model, folder):
-    """Give a model the adapter in a folder -> model. A plain GPT gets LoRA (its parameters are copied), one with LoRA of the same
-    kind has its adapter exchanged in place.
+    """Give a model the adapter in a folder -> model. A plain GPT gets LoRA (its parameters are copied), one with
+    LoRA of the same kind has its adapter exchanged in place.
 
-    Nothing is changed before everything has been found to fit. Raises InputError for what cannot be read or is damaged, and for
-    an adapter that was trained beside another base, by a single bit.
+    Nothing is changed before everything has been found to fit. Raises InputError for what cannot be read or is
+    damaged, and for an adapter that was trained beside another base, by a single bit.
     """
     folder = Path(folder)
     path = folder / VALUES
@@ -62,28 +63,33 @@ def load_adapter(model, folder):
     lora, layout = _checked(values, path)
     n = max(offset + math.prod(shape) for offset, shape in layout.values())
     if n > 3 * model.parameters.data.size:      # A and B together have at most twice the entries of w
-        raise InputError(f"{path}: layout must be that of an adapter to this model, it has {n:,} numbers: load the base that it belongs to")
+        raise InputError(f"{path}: layout must be that of an adapter to this model, it has {n:,} numbers: load "
+                         "the base that it belongs to")
     data = read_bytes(folder / ARRAY, limit=2 * 8 * n + MOST_HEADER)
     if hashlib.sha256(data).hexdigest() != values["array_sha256"]:
         raise InputError(f"{folder / ARRAY}: is damaged (its SHA-256 must be that in {VALUES}): restore it from a copy")
     if values["base_sha256"] != base_sha256(model, layout):
-        raise InputError(f"{folder}: this adapter was trained beside other weights than this model's: load the base that it belongs to")
+        raise InputError(f"{folder}: this adapter was trained beside other weights than this model's: load the "
+                         "base that it belongs to")
     if model.lora is None:
         model = add_lora(model, lora, trainable=lambda name: name in layout)
     elif _function(model.lora) != _function(lora):
-        raise InputError(f"{folder}: an adapter to exchange must be of the model's kind, {model.lora}, got {lora}: load it into the plain base")
+        raise InputError(f"{folder}: an adapter to exchange must be of the model's kind, {model.lora}, got "
+                         f"{lora}: load it into the plain base")
     trained = model.parameters.data[:model.parameters.n_trainable]
     if layout != _trained_layout(model.parameters):
-        raise InputError(f"{path}: layout must be that of a {lora} beside this model, it is another: has the file been edited?")
+        raise InputError(f"{path}: layout must be that of a {lora} beside this model, it is another: has the file "
+                         "been edited?")
     trained[...] = _read_array(data, folder / ARRAY, trained.shape)
     return model
 
 
 def base_sha256(model, trained):
-    """SHA-256 of what a model's adapter is beside: its choices, and its parameters (as float32) without those in `trained`."""
+    """SHA-256 of what a model's adapter is beside: its choices, and its parameters (as float32)
+    without those in `trained`."""
     digest = hashlib.sha256()
-    choices = {field.name: value for field in fields(model.config) if (value := getattr(model.config, field.name)) != field.default
-               and field.name != "dropout"}
+    choices = {field.name: value for field in fields(model.config)
+               if (value := getattr(model.config, field.name)) != field.default and field.name != "dropout"}
     digest.update(json.dumps(choices, sort_keys=True).encode())
     for name in sorted(name for name in model.parameters if name not in trained and not is_adapter(name)):
         flat = model.parameters[name].reshape(-1)
@@ -95,7 +101,8 @@ def base_sha256(model, trained):
 
 def _trained_layout(parameters):
     """{name: [offset, shape]} as JSON has it."""
-    return {name: [offset, list(shape)] for name, (offset, shape) in parameters.layout.items() if parameters.specs[name].trainable}
+    return {name: [offset, list(shape)] for name, (offset, shape) in parameters.layout.items()
+            if parameters.specs[name].trainable}
 
 
 def _function(lora):
@@ -106,17 +113,20 @@ def _function(lora):
 def _checked(values, path):
     """The LoRA and the layout in adapter.json."""
     if values.get("version") != VERSION:
-        raise InputError(f"{path}: must be of version {VERSION}, got {short(values.get('version'))}: is it an adapter of this program?")
+        raise InputError(f"{path}: must be of version {VERSION}, got {short(values.get('version'))}: is it an "
+                         "adapter of this program?")
     layout = values.get("layout")
     whole = lambda number: type(number) is int and 0 <= number < 1 << 40
     if not isinstance(layout, dict) or not layout or not all(
-            isinstance(place, list) and len(place) == 2 and whole(place[0]) and isinstance(place[1], list) and len(place[1]) <= 2
-            and all(map(whole, place[1])) for place in layout.values()):
-        raise InputError(f"{path}: layout must hold an offset and a shape for each trained parameter, got {short(layout)}")
+            isinstance(place, list) and len(place) == 2 and whole(place[0]) and isinstance(place[1], list)
+            and len(place[1]) <= 2 and all(map(whole, place[1])) for place in layout.values()):
+        raise InputError(f"{path}: layout must hold an offset and a shape for each trained parameter, got "
+                         f"{short(layout)}")
     try:
         return LoRA(**values.get("lora")), layout
     except TypeError:
-        raise InputError(f"{path}: lora must hold {', '.join(field.name for field in fields(LoRA))}, got {short(values.get('lora'))}") from None
+        raise InputError(f"{path}: lora must hold {', '.join(field.name for field in fields(LoRA))}, got "
+                         f"{short(values.get('lora'))}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -127,5 +137,6 @@ def _read_array(data, path, shape):
     except (ValueError, EOFError, MemoryError) as error:
         raise InputError(f"{path}: is no array ({error}): restore it from a copy") from None
     if array.shape != shape or array.dtype not in (np.float32, np.float64) or not np.isfinite(array).all():
-        raise InputError(f"{path}: must hold {shape[0]:,} finite numbers of type float32 or float64, got shape {array.shape} of {array.dtype}")
+        raise InputError(f"{path}: must hold {shape[0]:,} finite numbers of type float32 or float64, got shape "
+                         f"{array.shape} of {array.dtype}")
     return array

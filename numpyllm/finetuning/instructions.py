@@ -1,7 +1,9 @@
-"""Instructions and answers to learn from: read from files, encoded, held out; and answers that a model gives.
+"""Instructions and answers to learn from: read from files and encoded.
 
-    {"instruction": "Make it plural.", "input": "goose", "output": "geese"}         as Alpaca's; the input may be missing or empty
-    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...]}    every answer is learnt
+    {"instruction": "Make it plural.", "input": "goose", "output": "geese"}
+    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...]}
+
+The first is Alpaca's; the input may be missing or empty. Of messages, every answer is learnt.
 """
 
 from pathlib import Path
@@ -12,23 +14,22 @@ import numpy as np
 from ..data import read_records, text_field
 from ..errors import InputError
 from ..files import short
-from ..inference import Continuation, Sampling, make_decoder, stream
-from .templates import STOP, Message, check_order, encode_turns, ending
+from .templates import Message, check_order, encode_turns
 
 COLUMNS = ("instruction", "output")     # of a file with columns; messages do not fit into one
 
 
-class Example(NamedTuple):
-    """A conversation to learn from."""
+class Conversation(NamedTuple):
+    """Questions and answers to learn from."""
 
-    question: str           # the first one, with its input
+    question: str           # the first one, with its input: who holds out by it, holds out what has the same question
     turns: list             # of Turn
     ids: np.ndarray         # (T)
     targets: np.ndarray     # (T)   -1 where nothing is asked
 
 
 def read_instructions(path, template, tokenizer, block_size, *, truncate=False, skip_bad=False, skipped=None):
-    """The examples in a .json, .jsonl, .csv or .tsv file, as a template writes them: a list of Example.
+    """The examples in a .json, .jsonl, .csv or .tsv file, as a template writes them: a list of Conversation.
 
     truncate    cut off what does not fit into block_size tokens, rather than call the example bad
     skip_bad, skipped, and InputError with the line of the file: as read_records
@@ -39,16 +40,11 @@ def read_instructions(path, template, tokenizer, block_size, *, truncate=False, 
             _check_content(message, tokenizer)
         turns = template.turns(messages)
         first = next(message for message in messages if message.role == "user")
-        return Example(f"{first.content}\n{first.input}".strip(), turns,
-                       *encode_turns(turns, tokenizer, block_size, stop=template.stop, truncate=truncate))
+        return Conversation(f"{first.content}\n{first.input}".strip(), turns,
+                            *encode_turns(turns, tokenizer, block_size, stop=template.stop, truncate=truncate))
 
     columns = COLUMNS if Path(path).suffix.lower() in (".csv", ".tsv") else ()
     return read_records(path, parse, columns=columns, skip_bad=skip_bad, skipped=skipped)
-
-
-def question_of(example):
-    """What examples are held out by: the same question, with another answer, goes the same way."""
-    return example.question
 
 
 def spread(examples, n):
@@ -57,26 +53,16 @@ def spread(examples, n):
     return [examples[i] for i in places]
 
 
-def generate_answers(model, tokenizer, prompts, max_new_tokens, *, stop=STOP, seed=0, **sampling):
-    """The answers to prompts, as a template writes these, each a text up to its end: the likeliest token each time, unless fields
-    of Sampling say otherwise."""
-    end, answers = ending(tokenizer, stop), []
-    with make_decoder(model) as decoder:
-        for prompt in prompts:
-            text = Continuation(tokenizer.encode(prompt, allowed_special="all"), max_new_tokens, stop_token=end.token, seed=seed,
-                                sampling=Sampling(**{"temperature": 0.0} | sampling), n_vocab=tokenizer.n_vocab)
-            answers.append("".join(stream(decoder, tokenizer, text, stops=end.stops)))
-    return answers
-
-
 def _messages(fields):
     """A record -> list of Message, their order checked."""
     if fields.get("messages") is None:
         for name in COLUMNS:
             if fields.get(name) is None:
-                raise InputError(f"must have a field {name!r}, or 'messages', it has {', '.join(map(repr, fields)) or 'none'}")
+                raise InputError(f"must have a field {name!r}, or 'messages', it has "
+                                 f"{', '.join(map(repr, fields)) or 'none'}")
         subject = "" if fields.get("input") is None else text_field(fields, "input", empty=True)
-        return [Message("user", text_field(fields, "instruction"), subject), Message("assistant", text_field(fields, "output"))]
+        return [Message("user", text_field(fields, "instruction"), subject),
+                Message("assistant", text_field(fields, "output"))]
     messages = fields["messages"]
     if not isinstance(messages, list):
         raise InputError(f"messages must be a list, got {short(messages)}")
@@ -96,4 +82,5 @@ def _check_content(message, tokenizer):
     """InputError if it contains what is a control sign to this tokenizer: no text may end itself."""
     for token in tokenizer.special_tokens:
         if token in message.content or token in message.input:
-            raise InputError(f"the text of the {message.role} must not contain {token!r}, which is no text to this tokenizer: take it out")
+            raise InputError(f"the text of the {message.role} must not contain {token!r}, which is no text to "
+                             "this tokenizer: take it out")

@@ -1,8 +1,10 @@
-"""Batches of examples of different lengths: several to a row, none of which sees another, or each in a row of its own.
+"""Batches of examples of different lengths: several to a row, none of which sees another, or
+each in a row of its own.
 
-    ids      a a a a a b b b c c . .        starts   0 0 0 0 0 5 5 5 8 8 10 10       (. is padding, of which nothing is asked)
+    ids      a a a a a b b b c c . .        starts   0 0 0 0 0 5 5 5 8 8 10 10      (. is padding: nothing is asked)
 
-Shapes: of an example ids and targets (T); of a batch ids, targets and starts (B, T), as models take them, T its longest row.
+Shapes: of an example ids and targets (T); of a batch ids, targets and starts (B, T), as models take
+them, T its longest row.
 """
 
 import numpy as np
@@ -14,8 +16,9 @@ from ..random import generator
 def first_fit_decreasing(lengths, room):
     """Which of these lengths share a row of this room: a list of lists of their numbers.
 
-    The longest first, each goes into the first row that it fits into; of equal ones the first first. That needs at most 11/9 of the least
-    possible number of rows, and 6/9 of a row (Dosa 2007). InputError for a length without room.
+    The longest first, each goes into the first row that it fits into; of equal ones the first first.
+    That needs at most 11/9 of the least possible number of rows, and 6/9 of a row (Dosa 2007).
+    InputError for a length without room.
     """
     rows, left, first, before = [], [], 0, None
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -34,17 +37,20 @@ def first_fit_decreasing(lengths, room):
 
 
 class ExampleBatches:
-    """Examples without replacement: each once in an epoch, in another order in each. Batch number `step` is a pure function of (seed, step).
+    """Examples without replacement: each once in an epoch, in another order in each. Batch number `step` is a pure
+    function of (seed, step).
 
     examples        of which each has ids (T) and targets (T)
     micro_batches   in a step, at most, as EpochBatches
     pack            fill rows of block_size tokens; if not, an example is a row, and batches have no starts
 
-    What is packed with what changes from epoch to epoch: examples of equal length change places. The number of rows does not.
+    What is packed with what changes from epoch to epoch: examples of equal length change places. The
+    number of rows does not.
     """
 
     def __init__(self, examples, *, batch_size, block_size, seed, micro_batches=1, pack=True):
-        self.examples, self.batch_size, self.seed, self.micro_batches, self.pack = examples, batch_size, seed, micro_batches, pack
+        self.examples, self.batch_size, self.seed = examples, batch_size, seed
+        self.micro_batches, self.pack = micro_batches, pack
         self._lengths = np.array([len(example.ids) for example in examples])
         self._places = rows_of(examples, block_size, pack)
         self._epoch = None, None
@@ -55,9 +61,11 @@ class ExampleBatches:
         return len(self._places)
 
     def __call__(self, step, micro=0):
-        """Batch number `step`, micro-batch `micro` -> ids, targets, starts (B, T), int64; without starts if nothing is packed."""
+        """Batch number `step`, micro-batch `micro` -> ids, targets, starts (B, T), int64; without starts
+        if nothing is packed."""
         first = (step * self.micro_batches + micro) * self.batch_size
-        return as_batch([[self.examples[i] for i in self.row(number)] for number in range(first, first + self.batch_size)], self.pack)
+        return as_batch([[self.examples[i] for i in self.row(number)]
+                         for number in range(first, first + self.batch_size)], self.pack)
 
     def row(self, number):
         """Which examples row `number` of all epochs, one after the other, holds."""
@@ -71,9 +79,11 @@ class ExampleBatches:
         return step * self.micro_batches * self.batch_size / self.n_rows
 
     def _rows(self, epoch):
-        """The rows of an epoch, shuffled, and in them examples that have changed places with others of their length."""
+        """The rows of an epoch, shuffled, and in them examples that have changed places with
+        others of their length."""
         rng = generator(self.seed, "examples", step=epoch)
-        shuffled, usual = np.lexsort((rng.random(len(self.examples)), self._lengths)), np.argsort(self._lengths, kind="stable")
+        shuffled = np.lexsort((rng.random(len(self.examples)), self._lengths))
+        usual = np.argsort(self._lengths, kind="stable")
         instead = np.empty(len(shuffled), np.int64)
         instead[usual] = shuffled
         return [[instead[i] for i in self._places[row]] for row in rng.permutation(self.n_rows)]
@@ -94,9 +104,11 @@ def in_order(examples, *, batch_size, block_size, pack=True):
 
 
 def as_batch(rows, pack=True):
-    """Lists of examples, a row each -> ids, targets, starts (B, T), int64; without `pack` no starts, and a row is one example."""
+    """Lists of examples, a row each -> ids, targets, starts (B, T), int64; without `pack` no starts, and
+    a row is one example."""
     T = max(sum(len(example.ids) for example in row) for row in rows)
-    ids, targets, starts = np.zeros((len(rows), T), np.int64), np.full((len(rows), T), -1), np.zeros((len(rows), T), np.int64)
+    shape = len(rows), T
+    ids, targets, starts = np.zeros(shape, np.int64), np.full(shape, -1), np.zeros(shape, np.int64)
     for row, some in enumerate(rows):
         begin = 0
         for example in some:

@@ -1,7 +1,7 @@
 """Preferences: a prompt with two answers, of which one is better. How they are read, and made into batches.
 
-Shapes: N pairs, ids and targets (N, 2, T): of each pair the chosen answer, then the rejected one, each behind the prompt. Targets are
--1 but for the answers' tokens; shorter rows are filled up with id 0, target -1.
+Shapes: N pairs, ids and targets (N, 2, T): of each pair the chosen answer, then the rejected one, each behind the
+prompt. Targets are -1 but for the answers' tokens; shorter rows are filled up with id 0, target -1.
 """
 
 from typing import NamedTuple
@@ -12,30 +12,7 @@ from ..data import read_records, text_field
 from ..data.permutation import shuffled
 from ..errors import InputError
 from ..random import Draws
-from ..tokenizer.base import Tokenizer
 from .packing import filled_up
-from .templates import Template, encode, ending
-
-
-class Form(NamedTuple):
-    """How prompts and answers are written down for one model."""
-
-    template: Template
-    tokenizer: Tokenizer
-    block_size: int
-
-    def encode(self, prompt, answer):
-        """-> ids, targets (T), as templates.encode."""
-        return encode(self.template.prompt(prompt), answer, self.tokenizer, self.block_size, stop=self.template.stop)
-
-    def prompt_ids(self, prompt):
-        """The tokens that stand before an answer, a list."""
-        return self.tokenizer.encode(self.template.prompt(prompt), allowed_special="all")
-
-    @property
-    def ending(self):
-        """templates.Ending of answers."""
-        return ending(self.tokenizer, self.template.stop)
 
 
 class Preference(NamedTuple):
@@ -51,8 +28,8 @@ class EncodedPair(NamedTuple):
 
 
 def read_preferences(path, form, *, skip_bad=False, skipped=None):
-    """The pairs of a file with the fields prompt, chosen, rejected: a list of EncodedPair. skip_bad, skipped, and InputError with the
-    line of the file, for what is too long as well: as data.read_records."""
+    """The pairs of a file with the fields prompt, chosen, rejected: a list of EncodedPair. skip_bad, skipped, and
+    InputError with the line of the file, for what is too long as well: as data.read_records."""
     def parse(fields):
         pair = Preference(*(text_field(fields, name) for name in Preference._fields))
         if pair.chosen == pair.rejected:
@@ -63,11 +40,13 @@ def read_preferences(path, form, *, skip_bad=False, skipped=None):
 
 
 class Pairs:
-    """Encoded pairs as arrays: ids, targets (N, 2, T), and what else there is of each, such as a reference's log-probabilities."""
+    """Encoded pairs as arrays: ids, targets (N, 2, T), and what else there is of each, such as a
+    reference's log-probabilities."""
 
     def __init__(self, encoded):
         rows = [part for pair in encoded for part in (pair.chosen, pair.rejected)]
-        self.ids, self.targets = (filled_up([row[i] for row in rows], value).reshape(len(encoded), 2, -1) for i, value in ((0, 0), (1, -1)))
+        self.ids, self.targets = (filled_up([row[i] for row in rows], value).reshape(len(encoded), 2, -1)
+                                  for i, value in ((0, 0), (1, -1)))
         self.others = ()
 
     def __len__(self):
@@ -86,7 +65,8 @@ class Pairs:
 
 
 class PairBatches:
-    """Batches of Pairs for a Trainer: all pairs once an epoch, in an order of its own in each. A pure function of seed and step."""
+    """Batches of Pairs for a Trainer: all pairs once an epoch, in an order of its own in each. A pure
+    function of seed and step."""
 
     def __init__(self, pairs, *, batch_size, seed, micro_batches=1):
         self.pairs, self.batch_size, self.seed, self.micro_batches = pairs, batch_size, seed, micro_batches
@@ -97,14 +77,16 @@ class PairBatches:
 
 
 def two_rows_each(draws):
-    """Where pairs begin with row n, their answers begin with row 2n: so masks do not depend on how a batch was divided. None: None."""
+    """Where pairs begin with row n, their answers begin with row 2n: so masks do not depend on how a batch
+    was divided. None: None."""
     return draws and Draws(draws.seed, step=draws.step, micro=draws.micro, first_row=2 * draws.first_row)
 
 
 def check_label_smoothing(value):
     """InputError unless it is in [0, 1/2)."""
     if not 0 <= value < 0.5:
-        raise InputError(f"label_smoothing must be at least 0 and below 0.5, where preferences say nothing, got {value!r}")
+        raise InputError("label_smoothing must be at least 0 and below 0.5, where preferences say nothing, got "
+                         f"{value!r}")
 
 
 class PreferenceEvaluation(NamedTuple):
@@ -116,12 +98,12 @@ class PreferenceEvaluation(NamedTuple):
     pairs: int
 
     def __str__(self):
-        return (f"validation loss {self.loss:.4f}, {self.accuracy:.1%} of {self.pairs} pairs in the right order, margin {self.margin:.3f} "
-                f"({self.chosen:+.3f} against {self.rejected:+.3f})")
+        return (f"validation loss {self.loss:.4f}, {self.accuracy:.1%} of {self.pairs} pairs in the right order, "
+                f"margin {self.margin:.3f} ({self.chosen:+.3f} against {self.rejected:+.3f})")
 
     def metrics(self):
-        return {"val/loss": self.loss, "val/accuracy": self.accuracy, "val/margin": self.margin, "val/chosen": self.chosen,
-                "val/rejected": self.rejected}
+        return {"val/loss": self.loss, "val/accuracy": self.accuracy, "val/margin": self.margin,
+                "val/chosen": self.chosen, "val/rejected": self.rejected}
 
 
 def evaluate_pairs(objective, pairs, batch_size):

@@ -1,7 +1,8 @@
-"""A reward model: a GPT with one number in place of the next token, learnt from preferences (Ouyang et al. 2022, eq. 1).
+"""A reward model: a GPT with one number in place of the next token, learnt from preferences
+(Ouyang et al. 2022, eq. 1).
 
-Shapes: ids, targets (B, 2, T) as in preferences.py. The number is read where the last token of the answer has been asked for, when all
-before it has been seen. It is a GPTClassifier of one class. Derivation: docs/preferences.md.
+Shapes: ids, targets (B, 2, T) as in preferences.py. The number is read where the last token of the answer has been
+asked for, when all before it has been seen. It is a GPTClassifier of one class. Derivation: docs/preferences.md.
 """
 
 import numpy as np
@@ -15,7 +16,8 @@ from .preferences import check_label_smoothing, two_rows_each
 
 
 class BradleyTerry:
-    """What a Trainer minimises (Replicas says what that must have). Raises InputError for a model that is no reward model."""
+    """What a Trainer minimises (Replicas says what that must have). Raises InputError for a model
+    that is no reward model."""
 
     def __init__(self, model, *, label_smoothing=0.0):
         require_reward_model(model, "what learns from preferences as a reward")
@@ -45,16 +47,17 @@ class BradleyTerry:
     def loss_and_gradients(self, ids, targets, *, scale=None, draws=None):
         """As loss, and contributes scale * its gradient to parameters.grad; scale None is 1 / pairs."""
         height, scale = mark(), 1 / len(ids) if scale is None else scale
-        rewards, cache = self.model.forward(*_answers(ids, targets), two_rows_each(draws))                          # (1)
-        loss, c_preference = bradley_terry_forward(*rewards.reshape(-1, 2).T, label_smoothing=self.label_smoothing)  # (2)
-        drewards = np.stack(bradley_terry_backward(scale, c_preference), axis=-1)                                   # (2)
-        self.model.backward(drewards.reshape(-1, 1).astype(rewards.dtype), cache)                                   # (1)
+        rewards, cache = self.model.forward(*_answers(ids, targets), two_rows_each(draws))                  # (1)
+        pairs = rewards.reshape(-1, 2).T
+        loss, c_preference = bradley_terry_forward(*pairs, label_smoothing=self.label_smoothing)            # (2)
+        drewards = np.stack(bradley_terry_backward(scale, c_preference), axis=-1)                           # (2)
+        self.model.backward(drewards.reshape(-1, 1).astype(rewards.dtype), cache)                           # (1)
         release(height)
         return loss, len(ids)
 
 
 class ModelReward:
-    """A reward for reinforce.py: what a reward model says of prompts and answers, written as `form` writes them."""
+    """A reward for rollouts.py: what a reward model says of prompts and answers, written as `form` writes them."""
 
     def __init__(self, model, form, *, batch_size=32):
         require_reward_model(model, "a reward")
@@ -71,7 +74,8 @@ class ModelReward:
 def require_reward_model(model, what):
     """InputError unless this is a GPTClassifier of one class."""
     if not isinstance(model, GPTClassifier) or model.config.n_classes != 1:
-        raise InputError(f"{what} must be a reward model, as numpyllm finetune prefer --method reward makes it, got another {type(model).__name__}")
+        raise InputError(f"{what} must be a reward model, as numpyllm finetune prefer --method reward makes it, "
+                         f"got another {type(model).__name__}")
 
 
 def _answers(ids, targets):

@@ -1,7 +1,9 @@
-"""Rewards that are functions of the answer, for reinforce.py: what is asked for can be seen at a glance, and so can how it is met.
+"""Rewards that are functions of the answer, for rollouts.py: what is asked for can be seen at a glance,
+and so can how it is met.
 
-A reward is called with prompts and answers, two lists of texts, and gives a number for each, (N) float64. These here look at one
-answer at a time, and at nothing but its letters: a model may learn to please them without saying anything.
+A reward is called with prompts and answers, two lists of texts, and gives a number for each, (N) float64.
+These here look at one answer at a time, and at nothing but its letters: a model may learn to please them
+without saying anything.
 """
 
 import difflib
@@ -64,8 +66,11 @@ def reward_function(name):
         valid = argument.isdecimal() and int(argument) > 0 if kind is int else argument
         if not valid:
             what = "a positive number of characters" if kind is int else "a word"
-            raise InputError(f"the reward {stem} must be told {what}, such as {stem}:{40 if kind is int else 'return'}, got {name!r}")
+            raise InputError(f"the reward {stem} must be told {what}, such as "
+                             f"{stem}:{40 if kind is int else 'return'}, got {name!r}")
         value = kind(argument)
         return FunctionReward(lambda answer: function(answer, value))
     near = difflib.get_close_matches(stem, (*PLAIN, *WITH_ARGUMENT), n=1)
-    raise InputError(f"{name} is no reward: " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}, or a reward model's folder"))
+    raise InputError(f"{name} is no reward: "
+                     + (f"did you mean {near[0]}?" if near
+                        else f"there are {', '.join(NAMES)}, or a reward model's folder"))

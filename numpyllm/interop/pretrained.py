@@ -42,7 +42,7 @@ def load_pretrained(folder, *, ops=text, dtype=np.float32, dropout=None, trainab
     """A GPT-2 or a Llama in Hugging Face's layout -> GPT, tokenizer or None.
 
     dtype is the model's, whatever that of the file (F64, F32, F16 and BF16 are read); dropout is for training it on,
-    by default the file's; trainable and lora say what of it is trained (LanguageModel). Nothing of the size of a tensor is allocated before everything has been found to fit. Raises
+    by default the file's; trainable and lora say what of it is trained (models/trunk.py). Nothing of the size of a tensor is allocated before everything has been found to fit. Raises
     InputError for what cannot be read, is not whole, or does something that no GPT here does.
     """
     folder = Path(folder)

@@ -7,12 +7,13 @@ from ..errors import InputError
 from .classifier import GPTClassifier, GPTClassifierConfig, estimate_classifier
 from .encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from .estimate import estimate
-from .gpt import GPT, GPTConfig
+from .gpt import GPT, GPTConfig, GPTTrunk
 from .lora import LoRA
 from .lstm_lm import LSTMLM, LSTMConfig, estimate_lstm
 
-__all__ = ["ARCHITECTURES", "GPT", "LANGUAGE_MODELS", "LSTMLM", "Architecture", "EncoderDecoder", "EncoderDecoderConfig", "GPTClassifier",
-           "GPTClassifierConfig", "GPTConfig", "LSTMConfig", "LoRA", "architecture_of", "require_language_model"]
+__all__ = ["ARCHITECTURES", "GPT", "LANGUAGE_MODELS", "LSTMLM", "Architecture", "EncoderDecoder",
+           "EncoderDecoderConfig", "GPTClassifier", "GPTClassifierConfig", "GPTConfig", "GPTTrunk", "LSTMConfig",
+           "LoRA", "architecture_of", "require_language_model"]
 
 
 class Architecture(NamedTuple):
@@ -21,7 +22,8 @@ class Architecture(NamedTuple):
     estimate: Callable      # (config, batch_size) -> Estimate
 
 
-LANGUAGE_MODELS = {"gpt": Architecture(GPT, GPTConfig, estimate), "lstm": Architecture(LSTMLM, LSTMConfig, estimate_lstm)}
+LANGUAGE_MODELS = {"gpt": Architecture(GPT, GPTConfig, estimate),
+                   "lstm": Architecture(LSTMLM, LSTMConfig, estimate_lstm)}
 ARCHITECTURES = LANGUAGE_MODELS | {"classifier": Architecture(GPTClassifier, GPTClassifierConfig, estimate_classifier)}
 
 

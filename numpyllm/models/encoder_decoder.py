@@ -1,13 +1,13 @@
-"""The original Transformer (Vaswani et al. 2017): an encoder reads a source, a decoder writes a target, looking at what
-the encoder made of it.
+"""The original Transformer (Vaswani et al. 2017): an encoder reads a source, a decoder writes a target, looking at
+what the encoder made of it.
 
     sources (B, S) -> embedding (B, S, C) -> n_layer encoder blocks -> memory (B, S, C)
     ids (B, T)     -> embedding (B, T, C) -> n_layer decoder blocks, each of which reads the memory -> head (B, T, V)
 
-In a batch, sequences are padded at the end, with -1, in sources and in targets. What stands there is never read: sources by
-spans, targets because nothing is asked there and nobody looks ahead. The decoder's input is the target moved on by one
-behind start_token. Two things are as in GPT, not as in the paper: GELU for ReLU, and normal initial weights.
-Chapter: docs/encoder_decoder.md.
+In a batch, sequences are padded at the end, with -1, in sources and in targets. What stands there is never read:
+sources by spans, targets because nothing is asked there and nobody looks ahead. The decoder's input is the target
+moved on by one behind start_token. Two things are as in GPT, not as in the paper: GELU for ReLU, and normal
+initial weights. Chapter: docs/encoder_decoder.md.
 """
 
 import math
@@ -40,7 +40,8 @@ class EncoderDecoderConfig:
     start_token: int = option(0, "what the decoder reads first")
     dropout: float = option(0.0, "probability of dropping an activation while training")
     label_smoothing: float = option(0.0, "share of each target that is spread over all tokens while training")
-    pre_norm: bool = option(True, "norms before each layer and at the end of each stack; if not, after each residual sum")
+    pre_norm: bool = option(True, "norms before each layer and at the end of each stack; if not, after each "
+                                  "residual sum")
     bias: bool = option(True, "biases in linear maps and shifts in norms")
     tied: bool = option(True, "the output head shares its matrix with the target's embedding")
     shared: bool = option(False, "source and target share one embedding")
@@ -53,14 +54,16 @@ class EncoderDecoderConfig:
         require_between(self, 0, 1, "dropout", "label_smoothing")
         require_between(self, 1e-30, 1, "norm_eps")
         if self.n_embd % self.n_head:
-            raise InputError(f"n_embd must be divisible by n_head, got n_embd={self.n_embd} and n_head={self.n_head}: "
-                             f"choose n_embd={self.n_embd // self.n_head * self.n_head or self.n_head} or another n_head")
+            raise InputError(f"n_embd must be divisible by n_head, got n_embd={self.n_embd} and "
+                             f"n_head={self.n_head}: choose "
+                             f"n_embd={self.n_embd // self.n_head * self.n_head or self.n_head} or another n_head")
         if self.source_vocab_size is None:
             object.__setattr__(self, "source_vocab_size", self.vocab_size)
         require_whole(self, 1, "source_vocab_size")
         if self.shared and self.source_vocab_size != self.vocab_size:
-            raise InputError(f"a shared embedding needs one vocabulary, got source_vocab_size={self.source_vocab_size} and "
-                             f"vocab_size={self.vocab_size}: make them equal or leave shared out")
+            raise InputError("a shared embedding needs one vocabulary, got "
+                             f"source_vocab_size={self.source_vocab_size} and vocab_size={self.vocab_size}: make "
+                             "them equal or leave shared out")
         if self.start_token >= self.vocab_size:
             raise InputError(f"start_token must be below vocab_size={self.vocab_size}, got {self.start_token}")
 
@@ -83,16 +86,19 @@ class EncoderDecoderCache(NamedTuple):
 
 
 class EncoderDecoder(Layer):
-    """An encoder-decoder with its parameters. ops is the backend: numpyllm.ops or anything that has the same functions. With
-    seed=None all parameters are zero, for whoever fills them.
+    """An encoder-decoder with its parameters. ops is the backend: numpyllm.ops or anything that has the same
+    functions. With seed=None all parameters are zero, for whoever fills them.
 
-    Raises InputError for sources and targets that are not integers (B, S) and (B, T) of at most block_size tokens, -1
-    behind the end of each, at least one token a source.
+    Raises InputError for sources and targets that are not integers (B, S) and (B, T) of at most block_size tokens,
+    -1 behind the end of each, at least one token a source.
     """
+
+    lora = None         # its linear maps get no adapters
 
     def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None):
         self.config = c = config
-        block = {"pre_norm": c.pre_norm, "bias": c.bias, "dropout": c.dropout, "exact_gelu": c.exact_gelu, "norm_eps": c.norm_eps}
+        block = {"pre_norm": c.pre_norm, "bias": c.bias, "dropout": c.dropout, "exact_gelu": c.exact_gelu,
+                 "norm_eps": c.norm_eps}
         if not c.shared:
             self.source_embedding = SinusoidalEmbedding(c.source_vocab_size, c.block_size, c.n_embd)
         self.embedding = SinusoidalEmbedding(c.vocab_size, c.block_size, c.n_embd)
@@ -106,7 +112,8 @@ class EncoderDecoder(Layer):
         self.bind(self.parameters, ops)
 
     def forward(self, sources, ids, draws=None):
-        """sources (B, S), ids (B, T) the decoder's input -> logits (B, T, V), cache. Dropout acts only when Draws are given."""
+        """sources (B, S), ids (B, T) the decoder's input -> logits (B, T, V), cache. Dropout acts only
+        when Draws are given."""
         sources, lengths = self.check_sources(sources)
         ids = self.check_targets(sources, ids)
         h, cache = self._trunk(sources, lengths, np.where(ids == PADDING, 0, ids), draws)
@@ -118,8 +125,8 @@ class EncoderDecoder(Layer):
         self._trunk_backward(self.head.backward(dlogits, cache.head), cache)
 
     def loss(self, sources, targets, *, label_smoothing=0.0):
-        """sources (B, S), targets (B, T) -> sum of the loss in nats, number of counted targets. Plain cross-entropy unless
-        told otherwise, whatever the training minimises."""
+        """sources (B, S), targets (B, T) -> sum of the loss in nats, number of counted targets. Plain
+        cross-entropy unless told otherwise, whatever the training minimises."""
         (sources, lengths), targets, height = self.check_sources(sources), self.check_targets(sources, targets), mark()
         h, _ = self._trunk(sources, lengths, self.shifted(targets), None)
         loss = self.head.loss(h, targets, label_smoothing=label_smoothing)
@@ -131,14 +138,16 @@ class EncoderDecoder(Layer):
         return int((targets != -1).sum())
 
     def loss_and_gradients(self, sources, targets, *, scale=None, draws=None):
-        """The loss with the config's label_smoothing, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale
-        None is 1 / count, the mean's. A step begins with parameters.clear_gradients() and ends with settle_gradients().
+        """The loss with the config's label_smoothing, and contributes scale * d(sum)/d(parameters) to
+        parameters.grad; scale None is 1 / count, the mean's. A step begins with parameters.clear_gradients() and
+        ends with settle_gradients().
         """
         (sources, lengths), targets = self.check_sources(sources), self.check_targets(sources, targets)
         if scale is None:
             scale = 1 / max(1, int((targets != PADDING).sum()))
         h, cache = self._trunk(sources, lengths, self.shifted(targets), draws)
-        loss, count, dh = self.head.loss_forward_backward(h, targets, scale, label_smoothing=self.config.label_smoothing)
+        loss, count, dh = self.head.loss_forward_backward(h, targets, scale,
+                                                          label_smoothing=self.config.label_smoothing)
         self._trunk_backward(dh, cache)
         return loss, count
 
@@ -163,12 +172,14 @@ class EncoderDecoder(Layer):
         return DecoderPast([LayerPast((*block.cross.f.keys_values(memory), spans)) for block in self.decoder])
 
     def step(self, ids, past):
-        """ids (B), the next token of each target, start_token first -> logits (B, V), those that `forward` gives for the whole.
+        """ids (B), the next token of each target, start_token first -> logits (B, V), those that
+        `forward` gives for the whole.
 
         past takes the tokens in. Raises InputError when block_size tokens are in it.
         """
         if past.length >= self.config.block_size:
-            raise InputError(f"a target has at most block_size={self.config.block_size} tokens: the model cannot write a longer one")
+            raise InputError(f"a target has at most block_size={self.config.block_size} tokens: the model cannot "
+                             "write a longer one")
         x, _ = self.embedding.forward(np.asarray(ids)[:, None], past.length)
         for block, layer_past in zip(self.decoder, past.layers, strict=True):
             x = block.step(x, layer_past)
@@ -190,8 +201,8 @@ class EncoderDecoder(Layer):
         return self.parameters.count()
 
     def shifted(self, targets):
-        """What the decoder reads to say `targets` (B, T): start_token, then all but the last. Padding becomes token 0: no
-        token before it sees it."""
+        """What the decoder reads to say `targets` (B, T): start_token, then all but the last. Padding becomes
+        token 0: no token before it sees it."""
         ids = np.empty_like(targets)
         ids[:, 0] = self.config.start_token
         ids[:, 1:] = targets[:, :-1]
@@ -223,7 +234,7 @@ class EncoderDecoder(Layer):
         height = mark()
         for block, c_block in zip(reversed(self.decoder), reversed(cache.blocks), strict=True):
             dx, part = block.backward(dx, c_block)                                      # (4)
-            dmemory += part                                                             # every block has read the memory
+            dmemory += part                                                     # every block has read the memory
             dx = release(height, keep=dx)
         dx = self.dropout.backward(dx, cache.dropout)                                   # (3)
         self.embedding.backward(dx, cache.embedding)                                    # (2)
@@ -242,7 +253,8 @@ class EncoderDecoder(Layer):
         """sources (B, S) as the encoder reads them, token 0 in place of padding, and their lengths (B)."""
         ids, lengths = _checked(sources, "sources", self.config.source_vocab_size, self.config.block_size)
         if (lengths == 0).any():
-            raise InputError(f"each source must have at least one token, number {int((lengths == 0).argmax())} has none")
+            raise InputError(f"each source must have at least one token, number {int((lengths == 0).argmax())} "
+                             "has none")
         return np.where(ids == PADDING, 0, ids), lengths
 
     def check_targets(self, sources, targets):
@@ -254,8 +266,9 @@ class EncoderDecoder(Layer):
 
 
 class DecoderPast:
-    """What a decoder remembers while it writes: of each layer the memory's keys and values, made once, and those of the target's
-    tokens so far. All its targets have the same length; `layers` has one LayerPast a decoder block."""
+    """What a decoder remembers while it writes: of each layer the memory's keys and values, made once,
+    and those of the target's tokens so far. All its targets have the same length; `layers` has one
+    LayerPast a decoder block."""
 
     def __init__(self, layers):
         self.layers, self.length = layers, 0
@@ -267,7 +280,8 @@ class DecoderPast:
 
 
 class LayerPast:
-    """memory: keys, values (B, S, H, D) and spans (B, 1, 1, 2) of one layer; keys, values (B, T, H, D) of the target so far."""
+    """memory: keys, values (B, S, H, D) and spans (B, 1, 1, 2) of one layer; keys, values (B, T, H, D)
+    of the target so far."""
 
     def __init__(self, memory):
         self.memory, self.keys, self.values = memory, None, None
@@ -292,7 +306,8 @@ def _checked(ids, name, vocab_size, block_size):
     if not 1 <= ids.shape[1] <= block_size:
         raise InputError(f"{name} must have 1 to block_size={block_size} tokens, got {ids.shape[1]}")
     if ids.size and (ids.min() < PADDING or ids.max() >= vocab_size):
-        raise InputError(f"{name} must lie in [0, {vocab_size}), or be {PADDING} for padding, got {ids.min()} to {ids.max()}")
+        raise InputError(f"{name} must lie in [0, {vocab_size}), or be {PADDING} for padding, got {ids.min()} to "
+                         f"{ids.max()}")
     there = ids != PADDING
     if (there[:, 1:] > there[:, :-1]).any():
         raise InputError(f"{name} must have their padding ({PADDING}) at the end, number "
@@ -301,5 +316,6 @@ def _checked(ids, name, vocab_size, block_size):
 
 
 def _proj_std(config, layers_a_block):
-    """As in GPT, the sum of all that is added to a pre-norm stream is to have the same size at any depth. After a norm it has."""
+    """As in GPT, the sum of all that is added to a pre-norm stream is to have the same size at any
+    depth. After a norm it has."""
     return 0.02 / math.sqrt(layers_a_block * config.n_layer) if config.pre_norm else 0.02

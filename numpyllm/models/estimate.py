@@ -8,11 +8,27 @@ from ..errors import InputError
 
 class Estimate(NamedTuple):
     parameters: int         # number
-    parameter_bytes: int
-    gradient_bytes: int
-    moment_bytes: int       # AdamW's two
-    activation_bytes: int   # what the forward keeps for the backward, and the largest temporaries
-    flops: int              # of the matrix products of one step, forward and backward; a multiply-add counts as two
+    trained: int            # number of those that are not frozen
+    activation_bytes: int   # kept from forward to backward, and the largest temporaries; as if nothing were frozen
+    flops: int              # of a step's matrix products; a multiply-add counts as two; as if nothing were frozen
+    itemsize: int           # bytes a number
+
+    def of(self, parameters):
+        """The same step of a model with these Parameters, of which some may be frozen and others LoRA's."""
+        return self._replace(parameters=parameters.count(), trained=parameters.count(trained=True))
+
+    @property
+    def parameter_bytes(self):
+        return self.parameters * self.itemsize
+
+    @property
+    def gradient_bytes(self):
+        return self.trained * self.itemsize
+
+    @property
+    def moment_bytes(self):
+        """AdamW's two."""
+        return 2 * self.trained * self.itemsize
 
     @property
     def total_bytes(self):
@@ -20,13 +36,14 @@ class Estimate(NamedTuple):
 
 
 def estimate(config, batch_size, *, itemsize=4):
-    """Estimate for a GPTConfig and a batch of batch_size contexts of block_size tokens, on the text (the twins need less).
+    """Estimate for a GPTConfig and a batch of batch_size contexts of block_size tokens, on the
+    text (the twins need less).
 
-    Each block keeps its input, two norm outputs, q k v (and q k once more where they are turned or normalised), the attention output,
-    the second stream and two arrays of the MLP's width (swiglu: three), and with dropout its masks. A mixture of experts keeps the
-    MLP's arrays, its input and its output for each expert that a token goes through, and five numbers an expert. What passes on
-    top, at the peak, is the largest of: three arrays of the logits' size in the head, six of the MLP's width in its backward, three
-    of attention's scores.
+    Each block keeps its input, two norm outputs, q k v (and q k once more where they are turned or normalised),
+    the attention output, the second stream and two arrays of the MLP's width (swiglu: three), and with dropout its
+    masks. A mixture of experts keeps the MLP's arrays, its input and its output for each expert that a token goes
+    through, and five numbers an expert. What passes on top, at the peak, is the largest of: three arrays of the
+    logits' size in the head, six of the MLP's width in its backward, three of attention's scores.
     """
     L, C, T, V, H, F = config.n_layer, config.n_embd, config.block_size, config.vocab_size, config.n_head, config.hidden
     N = batch_size * T
@@ -38,8 +55,7 @@ def estimate(config, batch_size, *, itemsize=4):
         kept += N * (_qkv_width(config) - config.kv_heads * config.head_size) * L
     passing = max(3 * N * V, 6 * N * F, 3 * N * H * T + 8 * N * C)
     masks = (N * H * T + 2 * N * C) * L if config.dropout else 0        # one byte an entry
-    return Estimate(number, number * itemsize, number * itemsize, 2 * number * itemsize,
-                    (kept + passing) * itemsize + masks, step_flops(config, batch_size))
+    return Estimate(number, number, (kept + passing) * itemsize + masks, step_flops(config, batch_size), itemsize)
 
 
 def parameter_count(config):
@@ -54,14 +70,16 @@ def parameter_count(config):
 
 
 def step_flops(config, batch_size):
-    """FLOPs of the matrix products of one step (Kaplan et al. 2020, table 1): two a weight and token forward, four backward.
+    """FLOPs of the matrix products of one step (Kaplan et al. 2020, table 1): two a weight and
+    token forward, four backward.
 
-    Attention's two products over T keys come on top, and once more backward for the recomputed probabilities. No use is made
-    of masks: this counts the whole square. Of experts, those count that a token goes through.
+    Attention's two products over T keys come on top, and once more backward for the recomputed probabilities. No
+    use is made of masks: this counts the whole square. Of experts, those count that a token goes through.
     """
     L, C, T, V = config.n_layer, config.n_embd, config.block_size, config.vocab_size
     N = batch_size * T
-    return 3 * 2 * N * (_matrices(config, config.n_expert_used if config.n_expert else 1) * L + C * V) + (2 + 5) * 2 * N * T * C * L
+    weights = _matrices(config, config.n_expert_used if config.n_expert else 1) * L + C * V
+    return 3 * 2 * N * weights + (2 + 5) * 2 * N * T * C * L
 
 
 def _qkv_width(config):
@@ -71,11 +89,13 @@ def _qkv_width(config):
 def _matrices(config, n_mlp):
     """Weights in the matrices of one block with so many MLPs, and their router."""
     C = config.n_embd
-    return C * (_qkv_width(config) + C + config.n_expert) + n_mlp * C * config.hidden * (3 if config.mlp == "swiglu" else 2)
+    mlp = C * config.hidden * (3 if config.mlp == "swiglu" else 2)
+    return C * (_qkv_width(config) + C + config.n_expert) + n_mlp * mlp
 
 
 def refuse_what_cannot_fit(needed):
-    """InputError if these bytes are more than the memory of this machine, where the system tells it: before they are allocated."""
+    """InputError if these bytes are more than the memory of this machine, where the system tells it:
+    before they are allocated."""
     if not hasattr(os, "sysconf"):
         return
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -2,9 +2,9 @@
 
     ids (B, T) -> embedding (B, T, C) -> n_layer blocks (B, T, C) -> norm (B, T, C) -> head (B, T, V)
 
-Architecture and initialisation are GPT-2's by default: pre-norm, learned positions, GELU, head tied to the embedding, weights
-drawn with standard deviation 0.02, those that write into the residual stream with 0.02 / sqrt(2 n_layer). What later models do
-otherwise is a choice each; numpyllm/configs has those of GPT-2 and Llama.
+Architecture and initialisation are GPT-2's by default: pre-norm, learned positions, GELU, head tied to the
+embedding, weights drawn with standard deviation 0.02, those that write into the residual stream with
+0.02 / sqrt(2 n_layer). What later models do otherwise is a choice each; numpyllm/configs has those of GPT-2 and Llama.
 """
 
 import math
@@ -17,13 +17,13 @@ import numpy as np
 from .. import ops as text
 from ..config import option, require_between, require_flag, require_one_of, require_whole
 from ..errors import InputError
-from ..layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, LayerNorm, MixtureOfExperts, Packing, Past, RMSNorm, Rotary,
-                      TokenEmbedding, TokenPositionEmbedding)
+from ..layers import (MLP, Block, CausalSelfAttention, Dropout, GatedMLP, Head, LayerNorm, MixtureOfExperts,
+                      Packing, Past, RMSNorm, Rotary, TokenEmbedding, TokenPositionEmbedding)
 from ..ops import causal_spans, fixed_spans, sinusoidal_positions, strided_spans, window_spans
 from ..workspace import mark
 from .estimate import Estimate, estimate
 from .language_model import LanguageModel
-
+from .trunk import Trunk
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
 NORMS = ("layernorm", "rmsnorm")
@@ -54,7 +54,8 @@ class GPTConfig:
     norm: str = option("layernorm", f"what normalises: {', '.join(NORMS)}")
     pre_norm: bool = option(True, "norms before attention and MLP, as in GPT-2, not after the sum, as in the first Transformer")
     mlp: str = option("gelu", f"the MLP's activation: {', '.join(ACTIVATIONS)}")
-    n_hidden: int = option(0, "width within the MLP; 0: four times n_embd, for swiglu 8/3 times, up to a multiple of 32")
+    n_hidden: int = option(0, "width within the MLP; 0: four times n_embd, for swiglu 8/3 times, up to a multiple "
+                              "of 32")
     n_kv_head: int = option(0, "heads of keys and values, a divisor of n_head; 0: n_head")
     qk_norm: bool = option(False, "queries and keys are normalised before they meet")
     softcap: float = option(0.0, "scores are kept between plus and minus this; 0: as they are")
@@ -70,8 +71,9 @@ class GPTConfig:
         require_between(self, 0, 1, "dropout")
         require_between(self, 1e-30, 1, "norm_eps")
         if self.n_embd % self.n_head:
-            raise InputError(f"n_embd must be divisible by n_head, got n_embd={self.n_embd} and n_head={self.n_head}: "
-                             f"choose n_embd={self.n_embd // self.n_head * self.n_head or self.n_head} or another n_head")
+            raise InputError(f"n_embd must be divisible by n_head, got n_embd={self.n_embd} and "
+                             f"n_head={self.n_head}: choose "
+                             f"n_embd={self.n_embd // self.n_head * self.n_head or self.n_head} or another n_head")
         for name, known in (("position", POSITIONS), ("norm", NORMS), ("mlp", ACTIVATIONS), ("attention", PATTERNS)):
             require_one_of(self, known, name)
         require_whole(self, 0, "n_hidden", "n_kv_head", "window", "n_expert")
@@ -79,17 +81,19 @@ class GPTConfig:
         require_between(self, 0, math.inf, "softcap", "balance")
         require_between(self, 1e-6, math.inf, "rotary_scale", "rotary_base")
         if self.n_head % self.kv_heads:
-            raise InputError(f"n_kv_head must divide n_head={self.n_head}, got {self.n_kv_head}: each head of keys serves as many of queries")
+            raise InputError(f"n_kv_head must divide n_head={self.n_head}, got {self.n_kv_head}: each head of "
+                             "keys serves as many of queries")
         if self.position == "rotary" and self.head_size % 2:
-            raise InputError(f"rotary positions turn channels in pairs: n_embd / n_head must be even, got {self.head_size}")
+            raise InputError("rotary positions turn channels in pairs: n_embd / n_head must be even, got "
+                             f"{self.head_size}")
         if (self.attention == "causal") != (self.window == 0):
-            raise InputError(f"attention {self.attention} and window {self.window} do not fit together: window, strided and fixed attention "
-                             "need a window of at least 1, causal has none")
+            raise InputError(f"attention {self.attention} and window {self.window} do not fit together: window, "
+                             "strided and fixed attention need a window of at least 1, causal has none")
         if self.exact_gelu and self.mlp != "gelu":
             raise InputError(f"exact_gelu is about GELU, got mlp={self.mlp}: leave it out")
         if self.n_expert and self.n_expert_used > self.n_expert:
-            raise InputError(f"n_expert_used must be at most n_expert={self.n_expert}, got {self.n_expert_used}: a token goes through an "
-                             "expert once")
+            raise InputError(f"n_expert_used must be at most n_expert={self.n_expert}, got {self.n_expert_used}: "
+                             "a token goes through an expert once")
 
     @property
     def head_size(self):
@@ -120,91 +124,20 @@ class GPTCache(NamedTuple):
     told: tuple             # and the Packing, if there is one
 
 
-class GPT(LanguageModel):
-    """A GPT with its parameters. ops is the backend: numpyllm.ops or anything that has the same functions.
+class GPTTrunk(Trunk):
+    """A GPT without its head. Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with
+    1 <= T <= block_size."""
 
-    seed None leaves the parameters at zero, for who loads them. recompute, trainable, lora: LanguageModel's.
-
-    Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with 1 <= T <= block_size.
-    """
-
-    def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False, trainable=None,
-                 lora=None):
+    def __init__(self, config, recompute):
         self.config, self.recompute = config, recompute
         self.embedding = _embedding(config)
         self.dropout = Dropout(config.dropout)
         self.spans = _pattern(config.attention, config.window)
         self.blocks = [_block(config, self.spans) for _ in range(config.n_layer)]
         self.norm = _norm(config)
-        self._add_head()
-        self._complete(ops, seed, dtype, parameters, trainable, lora)
-
-    def _add_head(self):
-        c = self.config
-        self.head = Head(c.n_embd, c.vocab_size, tied_to=self.embedding if c.tied else None)
-
-    def past(self, sequences=1):
-        """Room for the keys and values of so many sequences, for `step`."""
-        c = self.config
-        return Past(c.n_layer, sequences, c.kv_heads, c.block_size, c.head_size, self.parameters.dtype,
-                    c.window if c.attention == "window" else None)
-
-    def step(self, ids, past):
-        """ids (B, T), the next T tokens of each sequence -> logits (B, T, V), those that `forward` gives for whole sequences.
-
-        past (Past of B sequences) takes the tokens in. Raises InputError where they would not fit into block_size.
-        """
-        ids, parts = self.check_ids(ids), []
-        for first in range(0, ids.shape[1], past.chunk):
-            h = self.trunk_step(ids[:, first:first + past.chunk], past)
-            past.lengths += h.shape[1]
-            parts.append(self.head.step(h, None))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-    def trunk_step(self, ids, past):
-        """As step, everything below the head, for past.chunk tokens at most -> h (B, T, C); past.lengths stay as they are."""
-        if past.lengths.max() + ids.shape[1] > self.config.block_size:
-            raise InputError(f"{past.lengths.max()} + {ids.shape[1]} positions do not fit into block_size={self.config.block_size}: "
-                             "begin anew with the last of them, learned positions cannot slide")
-        for sequence, length in enumerate(past.lengths):
-            past.make_room(sequence, length, length + ids.shape[1])
-        x = self.embedding.step(ids, past)
-        for block, layer_past in zip(self.blocks, past.layers(), strict=True):
-            x = block.step(x, layer_past)
-        return self.norm.step(x, None)
-
-    @classmethod
-    def from_pretrained(cls, folder, **options):
-        """The GPT-2 or Llama in a folder of Hugging Face's layout; options and errors are those of numpyllm.interop.load_pretrained,
-        which gives its tokenizer as well."""
-        from ..interop import load_pretrained       # the one import upwards: docs/design_notes.md
-        return load_pretrained(folder, **options)[0]
-
-    def save_pretrained(self, folder, tokenizer=None, **options):
-        """Write it in Hugging Face's layout; options and errors are those of numpyllm.interop.save_pretrained."""
-        from ..interop import save_pretrained
-        save_pretrained(folder, self, tokenizer, **options)
-
-    def estimate(self, batch_size) -> Estimate:
-        """Memory and FLOPs of a training step with this batch size, without running it."""
-        return estimate(self.config, batch_size, itemsize=self.parameters.dtype.itemsize)
-
-    def objective(self, ids, targets):
-        """As LanguageModel's. A mixture of experts adds, in each block, balance times the loss of ops.balance_forward."""
-        loss = super().objective(ids, targets)
-        return loss + self.added_loss(self.forward(ids)[1]) if self.config.n_expert else loss
-
-    def added_loss(self, cache):
-        """What the blocks add to the sum of the loss, from a forward's cache; 0 without experts."""
-        if not self.config.n_expert:
-            return 0.0
-        kept = 0 if self.recompute else len(self.blocks) - self._lowest            # blocks with a cache, the last ones
-        begun = zip(self.blocks, cache.blocks[:len(self.blocks) - kept])           # of the others there is the input
-        caches = [block.forward(x, cache.draws, *cache.told)[1] for block, x in begun] + cache.blocks[len(self.blocks) - kept:]
-        return sum(block.mlp.loss for block in caches)
 
     def check_ids(self, ids):
-        """As LanguageModel's, and no more of them than the model can see."""
+        """As Trunk's, and no more of them than the model can see."""
         return super().check_ids(ids, self.config.block_size)
 
     def _embed(self, ids, starts):
@@ -234,14 +167,89 @@ class GPT(LanguageModel):
         return self.norm.forward(x)[0]
 
 
+class GPT(LanguageModel, GPTTrunk):
+    """A GPT with its parameters. ops is the backend: numpyllm.ops or anything that has the same functions.
+
+    seed None leaves the parameters at zero, for who loads them. recompute, trainable, lora:
+    Trunk's. Errors: GPTTrunk's.
+    """
+
+    def __init__(self, config, *, ops=text, seed=0, dtype=np.float32, parameters=None, recompute=False, trainable=None,
+                 lora=None):
+        super().__init__(config, recompute)
+        self.head = Head(config.n_embd, config.vocab_size, tied_to=self.embedding if config.tied else None)
+        self._complete(ops, seed, dtype, parameters, trainable, lora)
+
+    def past(self, sequences=1):
+        """Room for the keys and values of so many sequences, for `step`."""
+        c = self.config
+        return Past(c.n_layer, sequences, c.kv_heads, c.block_size, c.head_size, self.parameters.dtype,
+                    c.window if c.attention == "window" else None)
+
+    def trunk_step(self, ids, past):
+        """LanguageModel's, past a Past. InputError where ids would not fit into block_size:
+        then past is what it was."""
+        ids = self.check_ids(ids)
+        if past.lengths.max() + ids.shape[1] > self.config.block_size:
+            raise InputError(f"{past.lengths.max()} + {ids.shape[1]} positions do not fit into "
+                             f"block_size={self.config.block_size}: begin anew with the last of them, learned "
+                             "positions cannot slide")
+        parts = [self._chunk_step(ids[:, first:first + past.chunk], past)
+                 for first in range(0, ids.shape[1], past.chunk)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _chunk_step(self, ids, past):
+        """As trunk_step, for as many tokens as the past takes in at once."""
+        for sequence, length in enumerate(past.lengths):
+            past.make_room(sequence, length, length + ids.shape[1])
+        x = self.embedding.step(ids, past)
+        for block, layer_past in zip(self.blocks, past.layers(), strict=True):
+            x = block.step(x, layer_past)
+        past.lengths += ids.shape[1]
+        return self.norm.step(x, None)
+
+    @classmethod
+    def from_pretrained(cls, folder, **options):
+        """The GPT-2 or Llama in a folder of Hugging Face's layout; options and errors are those of
+        numpyllm.interop.load_pretrained, which gives its tokenizer as well."""
+        from ..interop import load_pretrained       # the one import upwards: docs/design_notes.md
+        return load_pretrained(folder, **options)[0]
+
+    def save_pretrained(self, folder, tokenizer=None, **options):
+        """Write it in Hugging Face's layout; options and errors are those of numpyllm.interop.save_pretrained."""
+        from ..interop import save_pretrained
+        save_pretrained(folder, self, tokenizer, **options)
+
+    def estimate(self, batch_size) -> Estimate:
+        """Memory and FLOPs of a training step with this batch size, without running it."""
+        return estimate(self.config, batch_size, itemsize=self.parameters.dtype.itemsize).of(self.parameters)
+
+    def objective(self, ids, targets):
+        """As LanguageModel's. A mixture of experts adds, in each block, balance times the loss
+        of ops.balance_forward."""
+        loss = super().objective(ids, targets)
+        return loss + self.added_loss(self.forward(ids)[1]) if self.config.n_expert else loss
+
+    def added_loss(self, cache):
+        """What the blocks add to the sum of the loss, from a forward's cache; 0 without experts."""
+        if not self.config.n_expert:
+            return 0.0
+        kept = 0 if self.recompute else len(self.blocks) - self._lowest            # blocks with a cache, the last ones
+        begun = zip(self.blocks, cache.blocks[:len(self.blocks) - kept])           # of the others there is the input
+        caches = [block.forward(x, cache.draws, *cache.told)[1] for block, x in begun]
+        caches += cache.blocks[len(self.blocks) - kept:]
+        return sum(block.mlp.loss for block in caches)
+
+
 def _checked_starts(ids, starts):
     """starts as an array. InputError unless each token's example begins at it or before it."""
     starts = np.asarray(starts)
     if starts.shape != ids.shape or not np.issubdtype(starts.dtype, np.integer):
-        raise InputError(f"starts must be integers shaped like ids {ids.shape}, got {starts.dtype} of shape {starts.shape}")
+        raise InputError(f"starts must be integers shaped like ids {ids.shape}, got {starts.dtype} of shape "
+                         f"{starts.shape}")
     if (starts < 0).any() or (starts > np.arange(ids.shape[1])).any():
-        raise InputError("starts must say for each token where in its row its example begins: from 0 to its own place, got "
-                         f"{starts.min()} to {starts.max()}")
+        raise InputError("starts must say for each token where in its row its example begins: from 0 to its own "
+                         f"place, got {starts.min()} to {starts.max()}")
     return starts
 
 

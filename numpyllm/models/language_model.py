@@ -1,52 +1,26 @@
-"""What every model that predicts the next token has, whatever it is made of: losses, gradients, copies, and checks of its input.
+"""What every model that predicts the next token has, whatever its trunk is made of: losses, gradients,
+log-probabilities, decoding.
 
     ids (B, T) -> trunk (B, T, C) -> head (B, T, V)
 """
 
-import math
-
 import numpy as np
 
 from ..errors import InputError
-from ..layers import Layer
-from ..parameters import Parameters
 from ..workspace import mark, release
-from .lora import adapt, is_adapter, with_adapter
+from .trunk import check_range
 
 
-class LanguageModel(Layer):
-    """A model (config, ops=, parameters=, recompute=) with `embedding`, `blocks`, `head` and `parameters`. It adds
+class LanguageModel:
+    """What a Trunk has besides if its `head` (layers.Head) predicts the next token. A model inherits from
+    both and adds, to decode,
 
-        _trunk(ids, draws, starts) -> h (B, T, C), cache    everything below the head; the cache has a field `head`, None here
-        _trunk_backward(dh, cache, dloss=0.0)               dloss: gradient of what the blocks add to the loss, if they do
-        _top(x) -> h                                        what comes between the last block and the head, when nothing is dropped
+        past(sequences=1)       what is to be remembered of so many sequences, before their first token
+        trunk_step(ids, past)   everything below the head for ids (B, T), the next T tokens of each sequence, however
+                                many fit into the model -> h (B, T, C). past takes them in: its lengths grow by T
 
-    ids (B, T); targets (B, T), -1 where nothing is asked; starts (B, T), where a row holds several examples: the place where the
-    example of each token begins. None sees another, and each is read as if it stood alone.
-
-    trainable(name) -> bool says of each parameter whether it is trained; None: all are. A frozen one has no gradient and no moments,
-    and no work is done for either: the backward ends at the lowest block in which anything is trained, and blocks below keep
-    nothing for it.
-
-    lora (LoRA) puts an addition of low rank beside the linear maps that it names. It is trained then, and besides only what `trainable`
-    names.
-
-    recompute=True keeps only the input of each block for the backward and runs the block's forward again there: less
-    memory, a third more work, the same gradients to the bit (Chen et al. 2016).
+    ids (B, T); targets (B, T), -1 where nothing is asked; starts (B, T) as for Trunk.
     """
-
-    lora = None
-
-    def _complete(self, ops, seed, dtype, parameters, trainable, lora=None):
-        """The end of a model's __init__: once its layers are there, they are given parameters, these or new ones."""
-        if lora is not None:
-            self.lora = lora
-            adapt(self, lora)
-        if parameters is None:
-            chosen = trainable if lora is None else lambda name: is_adapter(name) or (trainable is not None and trainable(name))
-            parameters = Parameters(self.specs(), seed=seed, dtype=dtype, trainable=chosen)
-        self.parameters = parameters
-        self.bind(parameters, ops)
 
     def forward(self, ids, draws=None, starts=None):
         """ids (B, T) -> logits (B, T, V), cache. Dropout acts only when Draws are given."""
@@ -88,12 +62,14 @@ class LanguageModel(Layer):
         self._trunk_backward(self.head.logprobs_backward(dlogprobs, cache.head), cache)
 
     def loss_and_gradients(self, ids, targets, starts=None, *, scale=None, draws=None):
-        """As loss, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale None is 1 / count, the mean's.
+        """As loss, and contributes scale * d(sum)/d(parameters) to parameters.grad; scale None
+        is 1 / count, the mean's.
 
-        A step begins with parameters.clear_gradients() and ends with settle_gradients(): in between the first contribution to
-        a gradient overwrites, later ones add.
+        A step begins with parameters.clear_gradients() and ends with settle_gradients(): in between the first
+        contribution to a gradient overwrites, later ones add.
 
-        What is returned is the loss alone, what is differentiated is `objective`: the same, but with a mixture of experts.
+        What is returned is the loss alone, what is differentiated is `objective`: the same, but
+        with a mixture of experts.
         """
         targets = self._checked_targets(ids, targets)
         if scale is None:
@@ -104,107 +80,27 @@ class LanguageModel(Layer):
         return loss, count
 
     def objective(self, ids, targets):
-        """Of what loss_and_gradients gives the gradients, times scale: the sum of the loss, and what blocks add to it."""
+        """Of what loss_and_gradients gives the gradients, times scale: the sum of the loss, and
+        what blocks add to it."""
         return self.loss(ids, targets)[0]
 
-    def astype(self, dtype):
-        """An independent copy in another dtype: float64 or complex128 for checks."""
-        return self.replica(self.parameters.astype(dtype))
+    def step(self, ids, past):
+        """ids (B, T), the next T tokens of each sequence -> logits (B, T, V), those that `forward`
+        gives for whole sequences.
 
-    def replica(self, parameters):
-        """The same model on other Parameters, which may share their arrays with these: for another thread."""
-        return type(self)(self.config, parameters=parameters, **self.options())
-
-    def options(self):
-        """What made this model such as it is, besides the config and the parameters."""
-        return {"ops": self.ops, "recompute": self.recompute} | ({} if self.lora is None else {"lora": self.lora})
+        past, of B sequences, takes the tokens in. Raises InputError where they would not fit into the model.
+        """
+        return self.head.step(self.trunk_step(ids, past), None)
 
     def toy_batch(self):
         """A batch for `loss` of a model that knows at least two tokens: for who wants its kernels compiled."""
         ids = np.ones((2, 3), np.int64)
         return ids, ids
 
-    def merged(self):
-        """A plain model that does the same: LoRA's additions are in its matrices. Without LoRA, this model itself."""
-        if self.lora is None:
-            return self
-        plain = type(self)(self.config, ops=self.ops, recompute=self.recompute, seed=None, dtype=self.parameters.dtype)
-        for name in plain.parameters:
-            plain.parameters[name][...] = with_adapter(self.parameters, name, self.lora)
-        return plain
-
-    def n_params(self, *, embedding=True):
-        """Number of parameters; without `embedding`, those of the token table and the positions are left out."""
-        tables = 0 if embedding else sum(math.prod(spec.shape) for spec in self.embedding.own_specs().values())
-        return self.parameters.count() - tables
-
-    def check_ids(self, ids, most=None):
-        """ids as an array (B, T). InputError unless they are integers that this model knows, at least one and no more than `most`."""
-        ids = np.asarray(ids)
-        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
-            raise InputError(f"ids must be integers of shape (batch, time), got {ids.dtype} of shape {ids.shape}")
-        if not 1 <= ids.shape[1] <= (math.inf if most is None else most):
-            bounds = "at least one token" if most is None else f"1 to block_size={most} tokens"
-            raise InputError(f"a context must have {bounds}, got {ids.shape[1]}")
-        _check_range("ids", ids, 0, self.config.vocab_size)
-        return ids
-
-    def _top(self, x):
-        return x
-
-    def _embed(self, ids, starts):
-        """-> x (B, T, C), cache, and what the blocks are told beside x and draws, a tuple."""
-        if starts is not None:
-            raise InputError(f"{type(self).__name__} carries a state along the row: give each example a row of its own")
-        return *self.embedding.forward(self.check_ids(ids)), ()
-
-    def _hidden(self, ids, starts):
-        """-> h (B, T, C), where no backward will follow: what a block leaves is given back at once."""
-        height = mark()
-        x, _, told = self._embed(ids, starts)
-        for block in self.blocks:
-            y, _ = block.forward(x, None, *told)
-            x = release(height, keep=y)
-        return self._top(x)
-
-    def _blocks_forward(self, x, draws, told):
-        """x (B, T, C) through all blocks -> x (B, T, C), one cache a block: with `recompute`, or if it has no backward, only its input."""
-        caches = []
-        for i, block in enumerate(self.blocks):
-            if self.recompute or i < self._lowest:
-                height, cache = mark(), x
-                y, _ = block.forward(x, draws, *told)
-                x = release(height, keep=y)
-            else:
-                x, cache = block.forward(x, draws, *told)
-            caches.append(cache)
-        return x, caches
-
-    @property
-    def _lowest(self):
-        """How many blocks need no backward, because nothing is trained in them or below."""
-        if self.embedding.trains:
-            return 0
-        return next((i for i, block in enumerate(self.blocks) if block.trains), len(self.blocks))
-
-    def _blocks_backward(self, dx, caches, draws, told, height, *dloss):
-        """dx (B, T, C) back through all blocks that need it; memory taken since `height` was marked is given back, block by block.
-        dloss is for blocks that add to the loss."""
-        for block, cache in reversed(list(zip(self.blocks, caches, strict=True))[self._lowest:]):
-            if self.recompute:
-                _, cache = block.forward(cache, draws, *told)
-            dx = release(height, keep=block.backward(dx, cache, *dloss))
-        return dx
-
     def _checked_targets(self, ids, targets):
         targets = np.asarray(targets)
         if targets.shape != np.shape(ids) or not np.issubdtype(targets.dtype, np.integer):
-            raise InputError(f"targets must be integers shaped like ids {np.shape(ids)}, got {targets.dtype} of shape {targets.shape}")
-        _check_range("targets", targets, -1, self.config.vocab_size)
+            raise InputError(f"targets must be integers shaped like ids {np.shape(ids)}, got {targets.dtype} of "
+                             f"shape {targets.shape}")
+        check_range("targets", targets, -1, self.config.vocab_size)
         return targets
-
-
-def _check_range(name, values, low, high):
-    if values.size and (values.min() < low or values.max() >= high):
-        raise InputError(f"{name} must lie in [{low}, {high}), got {values.min()} to {values.max()}: "
-                         "was the text encoded with this model's tokenizer?")

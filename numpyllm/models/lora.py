@@ -1,4 +1,5 @@
-"""LoRA for a whole model (Hu et al. 2021): which linear maps get a trained addition of low rank, and what it comes to."""
+"""LoRA for a whole model (Hu et al. 2021): which linear maps get a trained addition of low rank,
+and what it comes to."""
 
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ class LoRA:
     """Choices. Raises InputError where they mean nothing."""
 
     rank: int = option(8, "columns of A and rows of B")
-    alpha: float = option(16.0, "what B adds is multiplied by alpha / rank, so that another rank asks for no other learning rate")
+    alpha: float = option(16.0, "what B adds is multiplied by alpha / rank, so that another rank asks for no other "
+                                "learning rate")
     dropout: float = option(0.0, "probability of dropping an entry of what A reads, while training")
     targets: tuple = option(("qkv", "proj"), "names of the linear maps: qkv, proj (attention), up, down, gate (MLP)")
 
@@ -21,7 +23,8 @@ class LoRA:
         require_whole(self, 1, "rank")
         require_between(self, 1e-30, 1e30, "alpha")
         require_between(self, 0, 1, "dropout")
-        names = [self.targets] if isinstance(self.targets, str) or not hasattr(self.targets, "__iter__") else list(self.targets)
+        alone = isinstance(self.targets, str) or not hasattr(self.targets, "__iter__")
+        names = [self.targets] if alone else list(self.targets)
         if not names or not all(isinstance(name, str) for name in names):
             raise InputError(f"targets must be names of linear maps such as qkv, got {self.targets!r}")
         object.__setattr__(self, "targets", tuple(sorted(set(names))))
@@ -37,18 +40,20 @@ def is_adapter(name):
 
 
 def adapt(model, lora):
-    """Put a LoRALinear in the place of each Linear layer that is named. InputError where no layer has such a name."""
+    """Put a LoRALinear in the place of each Linear layer that is named. InputError where no
+    layer has such a name."""
     names = {name for _, name, _ in _linear_layers(model)}
     missing = [name for name in lora.targets if name not in names]
     if missing:
-        raise InputError(f"targets must be among this model's linear maps ({', '.join(sorted(names)) or 'it has none'}), "
-                         f"got {', '.join(missing)}")
+        raise InputError("targets must be among this model's linear maps "
+                         f"({', '.join(sorted(names)) or 'it has none'}), got {', '.join(missing)}")
     for parent, name, layer in list(_linear_layers(model)):
         if name in lora.targets:
             if lora.rank > min(layer.n_in, layer.n_out):
-                raise InputError(f"rank must be at most that of the matrix, {min(layer.n_in, layer.n_out)} for {name}, got {lora.rank}")
-            setattr(parent, name, LoRALinear(layer.n_in, layer.n_out, bias=layer.bias, std=layer.std, rank=lora.rank, scale=lora.scale,
-                                             dropout=lora.dropout))
+                raise InputError(f"rank must be at most that of the matrix, {min(layer.n_in, layer.n_out)} for "
+                                 f"{name}, got {lora.rank}")
+            setattr(parent, name, LoRALinear(layer.n_in, layer.n_out, bias=layer.bias, std=layer.std, rank=lora.rank,
+                                             scale=lora.scale, dropout=lora.dropout))
 
 
 def with_adapter(parameters, name, lora):

@@ -1,9 +1,10 @@
-"""LSTM language model: what predicted the next token before transformers (Mikolov et al. 2010; Zaremba et al. 2014).
+"""LSTM language model: what predicted the next token before transformers (Mikolov et al.
+2010; Zaremba et al. 2014).
 
     ids (B, T) -> embedding (B, T, C) -> n_layer LSTM layers (B, T, C) -> dropout -> head (B, T, V)
 
-It has the methods of a GPT, so that one trainer, one evaluation and one way to generate serve both. A context of any length fits: what
-is behind is a state of fixed size. In training each context begins with a state of zeros.
+It has the methods of a GPT, so that one trainer, one evaluation and one way to generate serve both. A context of
+any length fits: what is behind is a state of fixed size. In training each context begins with a state of zeros.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ..layers import Dropout, Head, LSTMBlock, LSTMState, TokenEmbedding
 from ..workspace import mark
 from .estimate import Estimate
 from .language_model import LanguageModel
+from .trunk import Trunk
 
 EMBEDDING_STD = 0.1         # no norm will scale what a token's vector brings to the gates, as in a GPT
 
@@ -45,8 +47,9 @@ class LSTMLMCache(NamedTuple):
     draws: object           # for dropout in a block that is recomputed
 
 
-class LSTMLM(LanguageModel):
-    """An LSTM language model with its parameters; ops, seed, dtype, parameters, recompute and trainable as for GPT.
+class LSTMLM(LanguageModel, Trunk):
+    """An LSTM language model with its parameters; ops, seed, dtype, parameters, recompute
+    and trainable as for GPT.
 
     Raises InputError for ids that are not (B, T) integers in [0, vocab_size) with T >= 1.
     """
@@ -63,15 +66,8 @@ class LSTMLM(LanguageModel):
         """The state of so many sequences before their first token, for `step`."""
         return LSTMState(self.config.n_layer, sequences, self.config.n_embd, self.parameters.dtype)
 
-    def step(self, ids, past):
-        """ids (B, T), the next T tokens of each sequence -> logits (B, T, V), those that `forward` gives for whole sequences.
-
-        past (LSTMState of B sequences) takes the tokens in; there is no limit to their number.
-        """
-        return self.head.step(self.trunk_step(ids, past), None)
-
     def trunk_step(self, ids, past):
-        """As step, everything below the head -> h (B, T, C)."""
+        """LanguageModel's, past an LSTMState. There is no limit to the number of tokens."""
         x, _ = self.embedding.forward(self.check_ids(ids))
         for block, state in zip(self.blocks, past.layers(), strict=True):
             x = block.step(x, state)
@@ -80,7 +76,7 @@ class LSTMLM(LanguageModel):
 
     def estimate(self, batch_size) -> Estimate:
         """Memory and FLOPs of a training step with this batch size, without running it."""
-        return estimate_lstm(self.config, batch_size, itemsize=self.parameters.dtype.itemsize)
+        return estimate_lstm(self.config, batch_size, itemsize=self.parameters.dtype.itemsize).of(self.parameters)
 
     def _trunk(self, ids, draws, starts=None):
         """Everything below the head: ids (B, T) -> h (B, T, C), cache."""
@@ -99,13 +95,13 @@ class LSTMLM(LanguageModel):
 def estimate_lstm(config, batch_size, *, itemsize=4):
     """Estimate for an LSTMConfig and a batch of batch_size contexts of block_size tokens.
 
-    Each layer keeps its gates, its output, its cell and with dropout its input and a mask; at the peak there are the gradient of the
-    gates, and three arrays of the width, or three of the logits' size in the head. FLOPs: two a weight and token forward, four backward.
+    Each layer keeps its gates, its output, its cell and with dropout its input and a mask; at the peak there are
+    the gradient of the gates, and three arrays of the width, or three of the logits' size in the head. FLOPs: two
+    a weight and token forward, four backward.
     """
     L, C, V, N = config.n_layer, config.n_embd, config.vocab_size, batch_size * config.block_size
     number = V * C + L * (8 * C * C + 4 * C) + (0 if config.tied else V * C)
     kept = N * C * (1 + (4 + 1 + 1 + bool(config.dropout)) * L)
     masks = N * C * (L + 1) if config.dropout else 0                    # one byte an entry
     passing = max(3 * N * V, (4 + 3) * N * C)
-    return Estimate(number, number * itemsize, number * itemsize, 2 * number * itemsize, (kept + passing) * itemsize + masks,
-                    3 * 2 * N * (8 * C * C * L + C * V))
+    return Estimate(number, number, (kept + passing) * itemsize + masks, 3 * 2 * N * (8 * C * C * L + C * V), itemsize)

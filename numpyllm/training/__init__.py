@@ -1,6 +1,6 @@
 """Training: configuration, optimiser, schedule, loop, checkpoints."""
 
-from .checkpoint import load_checkpoint, load_model, newest_checkpoint, save_checkpoint
+from .checkpoint import best_checkpoint, load_checkpoint, load_model, newest_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .evaluate import Evaluation, evaluate
 from .observer import Observer
@@ -10,5 +10,5 @@ from .schedule import learning_rate
 from .trainer import StepResult, Trainer, TrainingDiverged
 
 __all__ = ["SGD", "AdamW", "Evaluation", "Observer", "RunFolder", "StepResult", "TrainConfig", "Trainer", "TrainingDiverged",
-           "clip_scale", "evaluate", "gradient_norm", "group_norms", "learning_rate", "load_checkpoint", "load_model",
-           "newest_checkpoint", "save_checkpoint"]
+           "best_checkpoint", "clip_scale", "evaluate", "gradient_norm", "group_norms", "learning_rate", "load_checkpoint",
+           "load_model", "newest_checkpoint", "save_checkpoint"]

@@ -207,6 +207,12 @@ def newest_checkpoint(run, *, suits=lambda step: True):
     raise reason
 
 
+def best_checkpoint(run):
+    """The folder of a run's best checkpoint; of its newest, if none is said to be; or the checkpoint itself. Raises InputError."""
+    best = pointer(run, "best")
+    return newest_checkpoint(run if best is None else Path(run) / best)
+
+
 def point(run, name, folder):
     """Make the file `name` in a run's folder say which checkpoint is meant, from one instant to the next."""
     with replacing(Path(run) / name) as file:

@@ -156,7 +156,7 @@ class Trainer:
                     "rollbacks": self.rollbacks, "lr_factor": self.lr_factor, "best": self.best, "monitor": self.monitor.state()}
         state = {"step": self.step, "architecture": architecture_of(self.model), "model": asdict(self.model.config),
                  "train": asdict(self.config) | {"threads": len(self.replicas)}, "layout": self.model.parameters.layout,
-                 "lora": asdict(self.model.lora) if getattr(self.model, "lora", None) else None,
+                 "lora": asdict(self.model.lora) if self.model.lora else None,
                  "facts": self.facts, "progress": progress,
                  "versions": {"numpyllm": __version__, "numpy": np.__version__, "python": platform.python_version()}}
         self.run_folder.save(self.step, arrays, state, self.tokenizer, keep=self.config.keep_checkpoints,

@@ -35,7 +35,7 @@ def test_unknown_commands_and_flags_get_a_hint(capsys):
     code, _, err = run(capsys, "gradcheck", "--op", "atention")
     assert code == 2 and "no op is called atention: there are linear" in err
     code, _, err = run(capsys, "generate", "--model", "nowhere")
-    assert code == 2 and err == "numpyllm: error: nowhere holds no checkpoint (a folder step_...): train a model into it first\n"
+    assert code == 2 and err == "numpyllm: error: nowhere does not exist: train a model into it first\n"
 
 
 def test_gradcheck_of_one_op_as_json(capsys):

@@ -70,7 +70,7 @@ def test_the_adapted_model_begins_with_the_same_parameters(begun, flags, share):
     (("--model", "nowhere"), "nowhere"),
     (("--data", "nowhere.csv"), "nowhere.csv: cannot be read"),
     (("--learning_rate", "-1"), "learning_rate must be at least 0"),
-    (("--resume",), "holds no checkpoint"),
+    (("--resume",), "does not exist: train"),
 ])
 def test_bad_options_are_refused_before_anything_is_written(begun, flags, message):
     with pytest.raises(InputError, match=message):

@@ -71,8 +71,9 @@ def test_a_reward_model_and_then_reinforcement_by_it(begun, capsys):
 
 @pytest.mark.parametrize("method, flags", [("dpo", ("--lora_rank", "2")), ("reward", ("--freeze", "all")),
                                            ("reinforce", ("--reward", "lower_case", *ASKED))])
-def test_a_resumed_run_ends_with_the_same_bits(begun, method, flags):
+def test_a_resumed_run_ends_with_the_same_bits(begun, capsys, method, flags):
     assert prefer(begun, method, *flags, out="whole") == 0
+    assert ("parameters are trained (" in capsys.readouterr().out) == (method != "reinforce")
     assert prefer(begun, method, *flags, out="parts", steps=2) == 0
     assert main(["finetune", "prefer", "--resume", "--out_dir", str(begun / "parts"), "--max_iters", "4"]) == 0
     whole, parts = (load_model(begun / name)[0].parameters.data for name in ("whole", "parts"))

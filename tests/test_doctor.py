@@ -195,7 +195,7 @@ def test_a_trained_model_is_examined(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (("--model", "nowhere"), "nowhere holds no checkpoint"), (("--config", "tyny"), "did you mean tiny?"),
+    (("--model", "nowhere"), "nowhere does not exist"), (("--config", "tyny"), "did you mean tiny?"),
     (("--data", "nowhere.txt"), "nowhere.txt"), (("--n_embd", "7"), "n_embd must be divisible by n_head"),
     (("--learning_rate", "-1"), "learning_rate must be at least 0"), (("--n_embd", "100000000"), "must fit into the")])
 def test_bad_input_is_one_line(capsys, arguments, words):

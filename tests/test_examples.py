@@ -146,7 +146,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(text, tmp_path):
     (["--frobnicate"], "--frobnicate is not known: --help lists what there is"),
     (["--max_iters", "many"], "argument --max_iters: invalid int value: 'many'"),
     (["--vocab_size", "10"], "vocab_size"),
-    (["--resume"], "holds no checkpoint"),
+    (["--resume"], "does not exist: train"),
     (["--learning_rate", "-1"], "learning_rate must be at least 0"),
     (["--n_embd", "100000000"], "the sizes must fit into the"),
     (["--batch_size", "100000000000000"], "the sizes must fit into the"),

@@ -592,7 +592,7 @@ def test_convert_with_and_without_a_tokenizer(tmp_path, capsys, library, checkpo
 
 @pytest.mark.parametrize("argv, words", [
     (["SOURCE", "--out", "SOURCE"], "it holds manifest.json"), (["SOURCE", "--to", "numpyllm", "--out", "SOURCE"], "or be empty"),
-    (["nowhere", "--out", "x"], "nowhere holds no checkpoint"), (["SOURCE"], "required: --out"),
+    (["nowhere", "--out", "x"], "nowhere does not exist"), (["SOURCE"], "required: --out"),
     (["SOURCE", "--out", "x", "--to", "gguf"], "invalid choice"), (["SOURCE", "--out", "x", "--overwite"], "did you mean --overwrite"),
     (["SOURCE", "--out", "x", "--to", "numpyllm", "--overwrite"], "are for --to hf"),
     (["SOURCE", "--out", "x", "--tokenizer", "t", "--no_tokenizer"], "give one of them"),
@@ -662,7 +662,7 @@ def test_a_run_that_began_with_a_model_goes_on_and_can_be_repeated(tmp_path, cap
 @pytest.mark.parametrize("flags, words", [
     (["--n_layer", "3"], "has n_layer=2, got --n_layer 3"), (["--vocab_size", "9"], "has vocab_size=270"),
     (["--exact_gelu"], "has exact_gelu=False"), (["--block_size", "17"], "block_size must be at most 16"),
-    (["--tokenizer", "bpe"], "--init_from or --tokenizer"), (["--init_from", "nowhere"], "nowhere holds no checkpoint")])
+    (["--tokenizer", "bpe"], "--init_from or --tokenizer"), (["--init_from", "nowhere"], "nowhere does not exist")])
 def test_what_contradicts_the_model_is_refused(tmp_path, capsys, checkpoint, book, flags, words):
     code, _, err = run(capsys, "train", "--init_from", checkpoint, "--data", book, "--out_dir", tmp_path / "run", *TRAIN, *flags)
     assert code == 2 and words in err and not (tmp_path / "run").exists()

@@ -131,7 +131,7 @@ def test_a_clipped_step_is_a_step_with_the_scaled_gradient():
 def test_training_learns_and_reports(tmp_path):
     lines = []
     made = make_trainer(tmp_path / "run", config=replace(TRAIN, max_iters=60, eval_interval=30), log=lines.append,
-                        sample=lambda model: "a\nsample")
+                        sample=lambda model: "a\nsample" + 60 * "\n")
     assert made.run()
     metrics = made.run_folder.read_metrics()
     losses = [line["val/loss"] for line in metrics if "val/loss" in line]
@@ -142,7 +142,7 @@ def test_training_learns_and_reports(tmp_path):
         f"grad_norm/{group}" for group in groups}
     assert math.hypot(*(metrics[1][f"grad_norm/{group}"] for group in groups)) == pytest.approx(metrics[1]["train/grad_norm"])
     assert any(line.startswith("step  2/60  loss ") and "tokens/s" in line and "left" in line for line in lines)
-    assert "  | a\n  | sample" in lines
+    assert "  | a\n  | sample\n  | \n  | " in lines                # not sixty empty ones
 
 
 def test_evaluation_is_in_nats_and_bits_per_byte():

@@ -171,6 +171,9 @@ def _take_from_record(args, facts, task, names, folder):
 def run_finetuning(opened, trainer, log=print):
     """Run a Trainer of this model, config and folder from the beginning or from where it stopped -> exit code."""
     metrics_bytes = 0
+    trained, total = trainer.model.parameters.count(trained=True), trainer.model.parameters.count()
+    if trained < total:
+        log(f"{trained:,} of {total:,} parameters are trained ({trained / total:.1%})")
     if opened.checkpoint:
         metrics_bytes = trainer.resume(opened.checkpoint)["metrics_bytes"]
         log(f"resuming after step {trainer.step}")

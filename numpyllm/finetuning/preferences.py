@@ -89,6 +89,9 @@ def check_label_smoothing(value):
                          f"{value!r}")
 
 
+TIE = 1e-5                  # rewards this close differ by rounding: those of a model that is still its reference
+
+
 class PreferenceEvaluation(NamedTuple):
     loss: float             # mean, nats a pair; ln 2 for who does not know
     accuracy: float         # share of the pairs whose chosen answer has the higher reward; equal ones count half
@@ -99,7 +102,8 @@ class PreferenceEvaluation(NamedTuple):
 
     def __str__(self):
         return (f"validation loss {self.loss:.4f}, {self.accuracy:.1%} of {self.pairs} pairs in the right order, "
-                f"margin {self.margin:.3f} ({self.chosen:+.3f} against {self.rejected:+.3f})")
+                "margin {:.3f} ({:+.3f} against {:+.3f})".format(*(round(value, 3) + 0.0 for value in (self.margin, self.chosen,
+                                                                                                    self.rejected))))
 
     def metrics(self):
         return {"val/loss": self.loss, "val/accuracy": self.accuracy, "val/margin": self.margin,
@@ -114,6 +118,6 @@ def evaluate_pairs(objective, pairs, batch_size):
         rewards.append(found)
         loss += float(batch_loss)
     chosen, rejected = np.concatenate(rewards).T
-    right = float((chosen > rejected).mean() + (chosen == rejected).mean() / 2)
+    right = float((chosen > rejected + TIE).mean() + (np.abs(chosen - rejected) <= TIE).mean() / 2)
     return PreferenceEvaluation(loss / len(pairs), right, float((chosen - rejected).mean()), float(chosen.mean()),
                                 float(rejected.mean()), len(pairs))

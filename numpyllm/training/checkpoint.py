@@ -191,7 +191,8 @@ def newest_checkpoint(run, *, suits=lambda step: True):
         return run
     found, latest, reason = checkpoints(run), pointer(run, "latest"), None
     if not found:
-        raise InputError(f"{run} holds no checkpoint (a folder step_...): train a model into it first")
+        raise InputError(f"{run} {'holds no checkpoint (a folder step_...)' if run.exists() else 'does not exist'}: "
+                         "train a model into it first")
     latest = latest or found[-1].name
     found.sort(key=lambda folder: folder.name, reverse=True)
     found.sort(key=lambda folder: (not suits(steps_of(folder)), folder.name > latest))      # stable: else newest first

@@ -5,6 +5,7 @@ What is written when, and what a resumed run promises: docs/training.md. What is
 
 import math
 import platform
+import re
 import time
 from dataclasses import asdict
 from typing import NamedTuple
@@ -250,7 +251,7 @@ class Trainer:
             text = self.sample(self.model)
             self._tell("on_sample", text)
             shown = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-            self.log("  | " + shown.replace("\n", "\n  | "))
+            self.log("  | " + re.sub(r"\n{3,}", "\n\n", shown).replace("\n", "\n  | "))
 
     def _write(self, values):
         if self.run_folder is not None:

@@ -1,6 +1,6 @@
 """A model's folder in Hugging Face's layout, in and out.
 
-    config.json                             sizes and choices (gpt2.py, llama.py)
+    config.json                             sizes and choices (gpt2.py, llama.py, mistral.py)
     model.safetensors                       weights (safetensors.py); or several files and an index
     tokenizer.json, vocab.json, merges.txt  the tokenizer, if it is there
 """
@@ -23,10 +23,11 @@ from ..tokenizer.formats import IN_A_FOLDER
 from .architecture import HEAD
 from .gpt2 import GPT2
 from .llama import LLAMA, in_split_halves
+from .mistral import MISTRAL
 from .safetensors import copy_tensor, read_header, read_index
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-ARCHITECTURES = {"gpt2": GPT2, "llama": LLAMA}      # by model_type
+ARCHITECTURES = {"gpt2": GPT2, "llama": LLAMA, "mistral": MISTRAL}      # by model_type
 MOST_CONFIG = 1 << 20       # bytes
 WRITTEN = {CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"}  # by save_pretrained
 
@@ -39,7 +40,7 @@ def is_pretrained(folder):
 
 
 def load_pretrained(folder, *, ops=text, dtype=np.float32, dropout=None, trainable=None, lora=None):
-    """A GPT-2 or a Llama in Hugging Face's layout -> GPT, tokenizer or None.
+    """A GPT-2, a Llama or a Mistral in Hugging Face's layout -> GPT, tokenizer or None.
 
     dtype is the model's, whatever that of the file (F64, F32, F16 and BF16 are read); dropout is for training it on,
     by default the file's; trainable and lora say what of it is trained (LanguageModel). Nothing of the size of a tensor is allocated before everything has been found to fit. Raises

@@ -5,6 +5,7 @@ with the length. The names are the ops' without `_forward`; sizes are the glossa
 """
 
 import cmath
+import math
 from itertools import product
 from math import cos, erf, exp, fsum, inf, log, pi, sin, sqrt, tanh
 

@@ -18,11 +18,12 @@ from ..extras import load_extra
 from ..tokenizer import BytePairTokenizer, load
 from ..tokenizer.formats.byte_characters import CHARACTER_OF
 from ..tokenizer.formats.published import SPELLINGS
-from ..tokenizer.patterns import NAMED, compile_pattern, split
+from ..tokenizer.patterns import compile_pattern, split
 from ..tokenizer.training import learn_merges
 
 TRAINED_ON = 2_000_000      # characters of a text that make the vocabulary, where none is given
 FEWEST_ROUNDS = 3
+GIGATOKEN = "gpt2", "cl100k", "o200k"       # the patterns that this peer knows
 
 
 class Different(Exception):
@@ -75,8 +76,8 @@ def rustbpe_peer(tokenizer, pattern):
 
 def gigatoken_peer(tokenizer, pattern):
     library = load_extra("gigatoken", "bench")
-    if pattern not in NAMED:
-        raise InputError(f"gigatoken knows the patterns {', '.join(NAMED)} only, this vocabulary has {pattern!r}")
+    if pattern not in GIGATOKEN:
+        raise InputError(f"gigatoken knows the patterns {', '.join(GIGATOKEN)} only, this vocabulary has {pattern!r}")
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(f"{folder}/x.tiktoken", "tiktoken")
         peer = library.Tokenizer.from_tiktoken(f"{folder}/x.tiktoken", pretokenizer=pattern)

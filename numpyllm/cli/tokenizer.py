@@ -51,7 +51,7 @@ def train(argv):
     parser.add_argument("--out", required=True, metavar="FILE", help="where to write the vocabulary; - is standard output")
     parser.add_argument("--format", choices=FORMATS, default=None, help="of that file (default: as its name says)")
     parser.add_argument("--vocab_size", type=int, default=8192, metavar="int", help="bytes, merges and special tokens together")
-    parser.add_argument("--pattern", default="gpt2", help="how text is cut first: gpt2, cl100k, o200k, or a regular expression")
+    parser.add_argument("--pattern", default="gpt2", help="how text is cut first: gpt2, cl100k, o200k, llama3, or a regular expression")
     parser.add_argument("--special_token", action="append", default=None, metavar="NAME",
                         help=f"a special token; again for more (default: {END_OF_TEXT})")
     parser.add_argument("--no_special_tokens", action="store_true", help="none at all")
@@ -208,7 +208,7 @@ def _add_vocabulary(parser, name, **options):
     parser.add_argument(name, metavar="VOCABULARY", help=VOCABULARY, **options)
     beside = parser.add_argument_group("what a .tiktoken file does not hold")
     beside.add_argument("--encoding", choices=ENCODINGS, default=None, help="the encoding it is (default: as its name says)")
-    beside.add_argument("--pattern", default=None, help="or its pattern: gpt2, cl100k, o200k, or a regular expression")
+    beside.add_argument("--pattern", default=None, help="or its pattern: gpt2, cl100k, o200k, llama3, or a regular expression")
     beside.add_argument("--special_token", action="append", type=_name_and_id, default=None, metavar="NAME=ID",
                         help="and a special token; again for more")
 

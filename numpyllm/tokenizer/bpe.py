@@ -71,7 +71,7 @@ class BytePairTokenizer(Tokenizer):
     """A byte-level BPE tokenizer.
 
     ranks           {bytes: id}, all 256 single bytes among them
-    pattern         how text is cut into pieces: "gpt2", "cl100k", "o200k", or a regular expression for the `regex` module
+    pattern         how text is cut into pieces: "gpt2", "cl100k", "o200k", "llama3", or a regular expression for the `regex` module
     special_tokens  {text: id}
     backend         "numba" or "numpy", see below
     Ordinary ids have no hole among them; special ones may leave ids free (base.py). InputError otherwise.

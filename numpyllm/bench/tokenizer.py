@@ -41,7 +41,7 @@ def tiktoken_peer(tokenizer, pattern):
     tiktoken = load_extra("tiktoken", "bench")
     spelling = SPELLINGS[pattern][-1] if pattern in SPELLINGS else pattern
     peer = tiktoken.Encoding("peer", pat_str=spelling, mergeable_ranks=tokenizer.ranks, special_tokens=tokenizer.special_tokens)
-    return Peer(lambda text: peer.encode_to_numpy(text, disallowed_special=()), peer.encode_ordinary, None)
+    return Peer(lambda text: peer.encode_to_numpy(text, disallowed_special=(), begin=False), peer.encode_ordinary, None)
 
 
 def tokenizers_peer(tokenizer, pattern):
@@ -113,7 +113,7 @@ def _bench(name, text, vocabulary, vocab_size, pattern, peer_name, threads, seco
     tokenizer.load_twin()
     if peer_name is None or peer.array:
         def array(text):
-            return tokenizer.encode_to_numpy(text, threads=threads, disallowed_special=())
+            return tokenizer.encode_to_numpy(text, threads=threads, disallowed_special=(), begin=False)
         ours_first, ours = _seconds(array, text)
         if peer.array:
             theirs_first, theirs = _seconds(peer.array, text)

@@ -145,7 +145,7 @@ def info(argv):
     found = {
         "format": format, "n_vocab": tokenizer.n_vocab, "ordinary_tokens": len(ordinary),
         "special_tokens": dict(sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])),
-        "pattern": tokenizer.pattern, "unicode_version": getattr(tokenizer, "unicode_version", None),
+        "begins_with": tokenizer.begins_with, "pattern": tokenizer.pattern, "unicode_version": getattr(tokenizer, "unicode_version", None),
         "dtype": tokenizer.dtype.name, "sha256": tokenizer.sha256,
         "longest": [token.decode("utf-8", "backslashreplace")
                     for token in sorted(ordinary, key=lambda token: (-len(token), token))[:args.longest]]}
@@ -163,6 +163,8 @@ def info(argv):
           + (f", {holes:,} free" if (holes := tokenizer.n_vocab - len(ordinary) - len(tokenizer.special_tokens)) else ""))
     for name, i in found["special_tokens"].items():
         print(f"special token    {name} {i}")
+    if tokenizer.begins_with is not None:
+        print(f"texts begin with {tokenizer.begins_with}")
     if tokenizer.pattern is not None:
         print(f"pattern          {tokenizer.pattern}\nletters of       {found['unicode_version']}")
     print(f"ids are          {found['dtype']}\nsha256           {found['sha256']}")

@@ -61,7 +61,7 @@ def read_examples(path, tokenizer, block_size, *, text_column="text", label_colu
 def encode(text, tokenizer, block_size, *, ending="", truncate=False):
     """A text -> as much of it as is read, its tokens with those of the ending (n). InputError where it is too long for the model and
     not to be cut."""
-    ids, end = (tokenizer.encode_to_numpy(part, disallowed_special=()) for part in (text, ending))
+    ids, end = (tokenizer.encode_to_numpy(part, disallowed_special=(), begin=part is text) for part in (text, ending))
     room = block_size - len(end)
     if room < 1:
         raise InputError(f"an ending must leave room for a text in the model's {block_size} tokens, it has {len(end)}")

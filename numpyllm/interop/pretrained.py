@@ -125,6 +125,8 @@ def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
         model = in_split_halves(model)
         parameters = model.parameters
     values = architecture.write_config(model.config, parameters.dtype, end_of_text)
+    if tokenizer is not None and tokenizer.begins_with is not None:
+        values["bos_token_id"] = tokenizer.special_tokens[tokenizer.begins_with]
     arrays = {architecture.stored_name(name): np.ascontiguousarray(place.of(parameters)) if place.name in parameters.layout
               else np.zeros(place.shape, parameters.dtype)
               for name, place in architecture.tensors(model.config, values).items()}
@@ -152,10 +154,11 @@ def architecture_of(config):
 
 def _save_tokenizer(folder, tokenizer, block_size):
     tokenizer.save(folder / "tokenizer.json")
-    end = {} if tokenizer.eot_token is None else {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+    end = None if tokenizer.eot_token is None else tokenizer.decode([tokenizer.eot_token])
+    named = {"bos_token": tokenizer.begins_with or end, "eos_token": end}
     _write_json(folder / "tokenizer_config.json", {     # the class that takes tokenizer.json as it stands
         "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size,
-        "clean_up_tokenization_spaces": False} | end)
+        "clean_up_tokenization_spaces": False} | {name: text for name, text in named.items() if text is not None})
     try:
         tokenizer.save(folder / "vocab.json", "gpt2")
     except InputError as error:

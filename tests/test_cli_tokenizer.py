@@ -202,7 +202,7 @@ class TestInfo:
         n_tokens, n_bytes = len(TOKENIZER.encode(TEXT)), len(TEXT.encode())
         assert code == 0 and found == {
             "format": "huggingface", "n_vocab": 263, "ordinary_tokens": 258, "special_tokens": {EOT: 258, "<|x|>": 262},
-            "pattern": "gpt2", "unicode_version": TOKENIZER.unicode_version, "dtype": "uint16", "sha256": TOKENIZER.sha256,
+            "begins_with": None, "pattern": "gpt2", "unicode_version": TOKENIZER.unicode_version, "dtype": "uint16", "sha256": TOKENIZER.sha256,
             "longest": ["the", "th"], "bytes": n_bytes, "tokens": n_tokens, "bytes_per_token": n_bytes / n_tokens}
 
     def test_as_text(self, run, vocabulary, tmp_path):

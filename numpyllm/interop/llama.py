@@ -53,7 +53,8 @@ def read_config(values, path, *, dropout=None):
     *biases, tied = [flag(values, name, False, path) for name in ("attention_bias", "mlp_bias", "tie_word_embeddings")]
     try:
         config = GPTConfig(**{ours: values[theirs] for theirs, ours in SIZES.items()}, dropout=dropout or 0.0, bias=any(biases),
-                           tied=tied, norm_eps=values.get("rms_norm_eps", 1e-6), n_kv_head=0 if n_kv_head in (None, n_head) else n_kv_head, **rotary, **CHOICES)
+                           tied=tied, norm_eps=values.get("rms_norm_eps", 1e-6),
+                           n_kv_head=0 if n_kv_head in (None, n_head) else n_kv_head, **rotary, **CHOICES)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if values.get("head_dim") not in (None, config.head_size):
@@ -63,7 +64,8 @@ def read_config(values, path, *, dropout=None):
 
 
 def _rotary(values, path):
-    """-> {our option: value}. Newer files have all of it in rope_parameters, older ones the base in rope_theta and the rest in rope_scaling."""
+    """-> {our option: value}. Newer files have all of it in rope_parameters, older ones the base in rope_theta and the rest in
+    rope_scaling."""
     said = [values[key] for key in ("rope_parameters", "rope_scaling") if values.get(key)]
     rope = said[0] if said else {}
     if not isinstance(rope, dict) or len(said) == 2 and said[0] != said[1]:

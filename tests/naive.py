@@ -5,6 +5,7 @@ with the length. The names are the ops' without `_forward`; sizes are the glossa
 """
 
 import cmath
+import math
 from itertools import product
 from math import cos, erf, exp, fsum, inf, log, pi, sin, sqrt, tanh
 
@@ -98,12 +99,24 @@ def swiglu(gate, x):
     return scalarwise(lambda opened, i: opened * i, silu(gate), x)
 
 
-def rotary(row, position, base=10000.0, scale=1.0, interleaved=False):
-    """One head's channels: pair i is a complex number, which is turned by position / scale * base^(-2 i / D) (Su et al. 2021)."""
+def rotary(row, position, base=10000.0, scale=1.0, interleaved=False, trained=0):
+    """One head's channels: pair i is a complex number, which is turned by position / scale * base^(-2 i / D) (Su et al. 2021).
+
+    With `trained`, as in Llama 3.1: by the wavelength of a pair, in tokens, its frequency is kept, divided, or a mean of both.
+    """
     D, turned = len(row), list(row)
     for i in range(D // 2):
         a, b = (2 * i, 2 * i + 1) if interleaved else (i, i + D // 2)
-        z = complex(row[a], row[b]) * cmath.exp(1j * position / scale * base ** (-2 * i / D))
+        kept = base ** (-2 * i / D)
+        divided, wavelength = kept / scale, 2 * math.pi / kept
+        if not trained or wavelength > trained / 1:
+            frequency = divided
+        elif wavelength < trained / 4:
+            frequency = kept
+        else:
+            smooth = (trained / wavelength - 1) / (4 - 1)
+            frequency = (1 - smooth) * divided + smooth * kept
+        z = complex(row[a], row[b]) * cmath.exp(1j * position * frequency)
         turned[a], turned[b] = z.real, z.imag
     return turned
 

@@ -181,7 +181,7 @@ class TestTrain:
         (["--vocab_size", "256"], "vocab_size (bytes, merges and special tokens) must be at least 257, got 256"),
         (["--special_token", "a"], "a special token must not be spelt like an ordinary one, got 'a'"),
         (["--special_token", "a", "--no_special_tokens"], "--special_token names some and --no_special_tokens none"),
-        (["--pattern", "gtp2"], "pattern must be one of ['cl100k', 'gpt2', 'o200k'] or a regular expression, got 'gtp2'"),
+        (["--pattern", "gtp2"], "pattern must be one of ['cl100k', 'gpt2', 'llama3', 'o200k'] or a regular expression, got 'gtp2'"),
         (["--out", "x"], "x must be called *.json, vocab.json or *.tiktoken, or --format must say what it is to be"),
         (["--out", "nowhere/t.json"], "nowhere/t.json cannot be written: "),
         (["--out", "-", "--format", "gpt2"], "GPT-2's are two files and cannot go to standard output"),
@@ -202,7 +202,7 @@ class TestInfo:
         n_tokens, n_bytes = len(TOKENIZER.encode(TEXT)), len(TEXT.encode())
         assert code == 0 and found == {
             "format": "huggingface", "n_vocab": 263, "ordinary_tokens": 258, "special_tokens": {EOT: 258, "<|x|>": 262},
-            "pattern": "gpt2", "unicode_version": TOKENIZER.unicode_version, "dtype": "uint16", "sha256": TOKENIZER.sha256,
+            "begins_with": None, "pattern": "gpt2", "unicode_version": TOKENIZER.unicode_version, "dtype": "uint16", "sha256": TOKENIZER.sha256,
             "longest": ["the", "th"], "bytes": n_bytes, "tokens": n_tokens, "bytes_per_token": n_bytes / n_tokens}
 
     def test_as_text(self, run, vocabulary, tmp_path):

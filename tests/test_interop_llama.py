@@ -20,6 +20,9 @@ CONFIG = GPTConfig(n_layer=2, n_head=4, n_embd=8, block_size=5, vocab_size=11, b
                    norm_eps=1e-6, position="rotary", norm="rmsnorm", mlp="swiglu")
 THEIRS = {"model_type": "llama", "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 8,
           "intermediate_size": 7, "max_position_embeddings": 5, "vocab_size": 11}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 8192}             # Llama 3.1's
+MISTRAL = THEIRS | {"model_type": "mistral", "sliding_window": 3}
 TEXT = "the quick brown fox jumps over the lazy dog. " * 20
 
 
@@ -87,6 +90,8 @@ def test_buffers_are_ignored_and_a_tied_head_must_be_the_embedding(tmp_path):
     ({"rope_parameters": {"rope_theta": 500, "rope_type": "default"}}, {"rotary_base": 500}),
     ({"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 4.0}}, {"rotary_base": 5e5, "rotary_scale": 4.0}),
     ({"rope_theta": 300.0, "rope_scaling": {"type": "linear", "factor": 2}}, {"rotary_base": 300.0, "rotary_scale": 2}),
+    ({"rope_theta": 5e5, "rope_scaling": LLAMA3}, {"rotary_base": 5e5, "rotary_scale": 8.0, "rotary_trained": 8192}),
+    ({"rope_parameters": LLAMA3 | {"rope_theta": 5e5}}, {"rotary_base": 5e5, "rotary_scale": 8.0, "rotary_trained": 8192}),
     ({"rope_scaling": None, "rope_parameters": None, "attention_dropout": 0.0}, {}), ({"num_key_value_heads": 2}, {})])
 def test_choices_are_carried_over(tmp_path, theirs, ours):
     assert load_pretrained(write(tmp_path / "m", config=THEIRS | theirs))[0].config == replace(CONFIG, **ours)
@@ -95,12 +100,17 @@ def test_choices_are_carried_over(tmp_path, theirs, ours):
 @pytest.mark.parametrize("changes, words", [
     ({"hidden_act": "gelu"}, ["hidden_act must be", "SwiGLU"]), ({"quantization_config": {}}, ["quantization_config must be null"]),
     ({"head_dim": 4}, ["head_dim must be null or hidden_size / num_attention_heads = 2"]), ({"sliding_window": 4}, ["sliding_window"]),
-    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, ["rope_type must be default or linear", "llama3", "one number"]),
+    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, ["rope_type llama3 must have original_max_position_embeddings"]),
+    ({"rope_scaling": LLAMA3 | {"low_freq_factor": 2.0}}, ["low_freq_factor must be 1.0, for pairs that turn less often than once"]),
+    ({"rope_scaling": LLAMA3 | {"high_freq_factor": 2}}, ["high_freq_factor must be 4.0"]),
+    ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 0}}, ["original_max_position_embeddings must be at least 1"]),
+    ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 8.5}}, ["rotary_trained must be a whole number"]),
+    ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 10**400}}, ["must be below 1e+30"]),
     ({"rope_parameters": {"rope_type": "yarn"}}, ["rope_type must be", "yarn"]), ({"rope_scaling": {"type": ["linear"]}}, ["rope_type"]),
-    ({"rope_scaling": {"type": "linear"}}, ["must have a factor"]), ({"rope_scaling": [1]}, ["must be null or an object"]),
+    ({"rope_scaling": {"type": "linear"}}, ["rope_type linear must have factor"]), ({"rope_scaling": [1]}, ["must be null or an object"]),
     ({"rope_scaling": {"type": "linear", "factor": "2"}}, ["rotary_scale must be"]), ({"rope_theta": True}, ["rotary_base must be"]),
     ({"rope_scaling": {"type": "linear", "factor": 0}}, ["rotary_scale must be"]), ({"rope_theta": None}, ["rotary_base must be"]),
-    ({"rope_theta": 10**400}, ["rope_theta and factor must be numbers below 1e+30"]),
+    ({"rope_theta": 10**400}, ["must be below 1e+30"]),
     ({"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": {"type": "linear", "factor": 2}}, ["rope_scaling in its place"]),
     ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor must be 1.0", "all channels"]),
     ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, ["partial_rotary_factor must be 1.0"]),
@@ -118,6 +128,24 @@ def test_what_no_gpt_here_can_be_is_refused_with_the_reason(tmp_path, changes, w
     folder = write(tmp_path / "m", config=THEIRS | changes)
     message = refused(lambda: load_pretrained(folder), *words)
     assert message.count(str(folder)) == 1
+
+
+def test_a_mistral_is_a_llama_that_may_have_a_window(tmp_path):
+    assert load_pretrained(write(tmp_path / "m", config=MISTRAL))[0].config == replace(CONFIG, attention="window", window=3)
+    assert load_pretrained(write(tmp_path / "m", config=MISTRAL | {"sliding_window": None}))[0].config == CONFIG
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"sliding_window": 0}, ["sliding_window must be null or a whole number of at least 1, got 0"]),
+    ({"sliding_window": True}, ["sliding_window must be null"]), ({"sliding_window": 10**40}, ["sliding_window must be null"]),
+    ({"attention_bias": True}, ["attention_bias must be false, for their model has no biases"]), ({"hidden_act": "gelu"}, ["SwiGLU"])])
+def test_what_is_no_mistral_is_refused_with_the_reason(tmp_path, changes, words):
+    refused(lambda: load_pretrained(write(tmp_path / "m", config=MISTRAL | changes)), "config.json: ", *words)
+
+
+def test_a_mistrals_defaults_are_not_guessed(tmp_path):
+    config = {key: value for key, value in MISTRAL.items() if key not in ("sliding_window", "num_key_value_heads")}
+    refused(lambda: load_pretrained(write(tmp_path / "m", config=config)), "must hold num_key_value_heads, sliding_window")
 
 
 def test_sizes_must_be_there_and_dropout_is_the_callers(tmp_path):
@@ -145,8 +173,8 @@ def test_a_large_transposed_matrix_is_copied_block_by_block(tmp_path, monkeypatc
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=2)
 KEYS = [*THEIRS, "rope_theta", "rope_scaling", "rope_parameters", "rms_norm_eps", "head_dim", "tie_word_embeddings", "attention_bias",
         "mlp_bias", "hidden_act", "attention_dropout", "partial_rotary_factor", "quantization_config"]
-ROPE = st.dictionaries(st.sampled_from(["rope_type", "type", "factor", "rope_theta", "partial_rotary_factor"]),
-                       VALUES | st.sampled_from(["linear", "default"]), max_size=4)
+ROPE = st.dictionaries(st.sampled_from(["rope_type", "type", "partial_rotary_factor", "rope_theta", *LLAMA3]),
+                       VALUES | st.sampled_from(["linear", "default", "llama3"]), max_size=5)
 
 
 @given(changes=st.dictionaries(st.sampled_from(KEYS), VALUES | ROPE, max_size=3), missing=st.sets(st.sampled_from(KEYS), max_size=1))
@@ -168,7 +196,8 @@ def test_any_config_is_read_or_refused(tmp_path_factory, changes, missing):
 
 # ---- writing ------------------------------------------------------------------------------------------------------
 
-CHANGES = [{}, {"tied": True}, {"bias": True, "n_kv_head": 0}, {"rotary_scale": 3.0, "rotary_base": 77.0}, {"norm_eps": 1e-3, "n_hidden": 0}]
+CHANGES = [{}, {"tied": True}, {"bias": True, "n_kv_head": 0}, {"rotary_scale": 3.0, "rotary_base": 77.0},
+           {"rotary_scale": 8.0, "rotary_trained": 30}, {"attention": "window", "window": 3}, {"norm_eps": 1e-3, "n_hidden": 0}]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -196,7 +225,8 @@ def test_neighbouring_pairs_are_written_half_a_head_apart(tmp_path):
 
 @pytest.mark.parametrize("changes, words", [
     ({"qk_norm": True}, ["gpt2 has no position=rotary", "llama has no qk_norm=True"]), ({"softcap": 30.0}, ["llama has no softcap=30.0"]),
-    ({"attention": "window", "window": 3}, ["llama has no attention=window"]), ({"pre_norm": False}, ["llama has no pre_norm=False"]),
+    ({"attention": "window", "window": 3, "bias": True}, ["llama has no attention=window", "mistral has no bias=True"]),
+    ({"attention": "strided", "window": 3}, ["mistral has no attention=strided"]), ({"pre_norm": False}, ["llama has no pre_norm=False"]),
     ({"mlp": "silu"}, ["llama has no mlp=silu"]), ({"position": "alibi"}, ["llama has no position=alibi"])])
 def test_what_is_no_llama_is_not_written(tmp_path, changes, words):
     pytest.importorskip("safetensors")

@@ -4,6 +4,7 @@ Nothing is fetched: models are made of random weights. Their angles and norms ar
 beside the truth; for comparisons in float64 both are replaced by ones in float64, made here from their definitions.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,9 @@ pytestmark = MARKS
 SIZES = {"num_hidden_layers": 3, "num_attention_heads": 6, "hidden_size": 24, "intermediate_size": 37, "max_position_embeddings": 160,
          "vocab_size": 97}
 LINEAR = {"rope_type": "linear", "factor": 2.5, "rope_theta": 500.0}
+# The four pairs of a head turn 6.4, 1.4, 0.3 and 0.06 times in the trained length: kept, mixed, and divided.
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 40,
+          "rope_theta": 500.0}
 CHOICES = {
     "as published": {},
     "shared heads of keys": {"num_key_value_heads": 2},
@@ -29,25 +33,38 @@ CHOICES = {
     "biases in attention alone": {"attention_bias": True},
     "another base and eps": {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rms_norm_eps": 1e-2},
     "linear scaling": {"rope_parameters": LINEAR, "num_key_value_heads": 2},
+    "scaling of Llama 3.1": {"rope_parameters": LLAMA3, "num_key_value_heads": 2},
+    "Mistral": {"sliding_window": 12, "num_key_value_heads": 2},
+    "Mistral without a window": {"sliding_window": None, "num_key_value_heads": 3},
 }
 
 
 class Angles(torch.nn.Module):
-    """Cosines and sines in float64, each for both channels of a pair."""
+    """Cosines and sines in float64, each for both channels of a pair. From Llama 3.1's equations, by wavelengths."""
 
-    def __init__(self, D, base, factor):
+    def __init__(self, D, rope):
         super().__init__()
-        self.D, self.base, self.factor = D, base, factor
+        self.frequencies = rope["rope_theta"] ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
+        slow = self.frequencies / rope.get("factor", 1.0)
+        if rope["rope_type"] == "llama3":
+            wavelengths, trained = 2 * math.pi / self.frequencies, rope["original_max_position_embeddings"]
+            low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+            smooth = (trained / wavelengths - low) / (high - low)
+            mixed = (1 - smooth) * slow + smooth * self.frequencies
+            slow = torch.where(wavelengths > trained / low, slow, torch.where(wavelengths < trained / high, self.frequencies, mixed))
+        self.frequencies = slow
 
     def forward(self, x, position_ids):
-        angles = position_ids[..., None].double() / self.factor / self.base ** (torch.arange(0, self.D, 2, dtype=torch.float64) / self.D)
+        angles = position_ids[..., None].double() * self.frequencies
         angles = torch.cat((angles, angles), -1)
         return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
 
 
 def theirs(dtype=torch.float32, seed=0, **choices):
-    """A LlamaForCausalLM whose weights, biases and gains are all random and far from nothing."""
-    model = randomised(transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, bos_token_id=None, eos_token_id=None, **choices)), seed)
+    """A LlamaForCausalLM, or with sliding_window a MistralForCausalLM, whose weights, biases and gains are all random and far from nothing."""
+    kind = "Mistral" if "sliding_window" in choices else "Llama"
+    config = getattr(transformers, f"{kind}Config")(**SIZES, bos_token_id=None, eos_token_id=None, **choices)
+    model = randomised(getattr(transformers, f"{kind}ForCausalLM")(config), seed)
     if dtype == torch.float64:
         exact(model)
     return model.to(dtype)
@@ -68,7 +85,7 @@ def exact(model):
     model.model.norm = Norm(model.model.norm)
     for layer in model.model.layers:
         layer.input_layernorm, layer.post_attention_layernorm = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
-    model.model.rotary_emb = Angles(model.config.head_dim, rope["rope_theta"], rope.get("factor", 1.0))
+    model.model.rotary_emb = Angles(model.config.head_dim, rope)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -96,7 +113,7 @@ def test_gradients_of_all_parameters_in_float64(tmp_path, choice, backend):
         assert np.abs((own.T if place.transposed else own) - gradient).max() < 1e-10, name
 
 
-@pytest.mark.parametrize("choice", ["as published", "one head of keys, tied", "linear scaling"])
+@pytest.mark.parametrize("choice", ["as published", "one head of keys, tied", "linear scaling", "scaling of Llama 3.1", "Mistral"])
 def test_the_same_greedy_text_for_100_tokens(tmp_path, choice):
     model = theirs(**CHOICES[choice])
     with torch.no_grad():
@@ -131,13 +148,15 @@ def test_a_tied_model_saved_without_its_head(tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("changes", [{}, {"n_kv_head": 2, "tied": True}, {"bias": True, "norm_eps": 1e-2}, {"n_hidden": 37},
-                                     {"rotary_base": 500.0, "rotary_scale": 2.5}, {"rotary_interleaved": True, "n_kv_head": 2}],
-                         ids=["as published", "shared heads, tied", "bias, eps", "width", "rotary", "interleaved"])
+                                     {"rotary_base": 500.0, "rotary_scale": 2.5}, {"rotary_interleaved": True, "n_kv_head": 2},
+                                     {"rotary_base": 500.0, "rotary_scale": 8.0, "rotary_trained": 40}, {"attention": "window", "window": 5}],
+                         ids=["as published", "shared heads, tied", "bias, eps", "width", "rotary", "interleaved", "Llama 3.1", "window"])
 def test_the_way_back(tmp_path, dtype, changes):
     config = GPTConfig(n_layer=3, n_head=6, n_embd=24, block_size=160, vocab_size=97, dropout=0.2, tied=False, bias=False,
                        position="rotary", norm="rmsnorm", mlp="swiglu")
     ours = random_gpt(replace(config, **changes), dtype)
-    model = read_back(tmp_path / "m", ours, transformers.LlamaForCausalLM)
+    kind = transformers.MistralForCausalLM if ours.config.window else transformers.LlamaForCausalLM
+    model = read_back(tmp_path / "m", ours, kind)
     if dtype == np.float64:
         exact(model)
     assert off(ours, model) < (1e-4 if dtype == np.float32 else 1e-10)

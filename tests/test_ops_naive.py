@@ -124,16 +124,16 @@ def test_activations(dtype, sizes, seed):
 
 
 @both_dtypes
-@given(sizes, flags, flags, st.sampled_from((10000.0, 50.0)), st.sampled_from((1.0, 2.5)), seeds)
-def test_rotary(dtype, sizes, interleaved, each, base, scale, seed):
+@given(sizes, flags, flags, st.sampled_from((10000.0, 50.0)), st.sampled_from((1.0, 2.5)), st.sampled_from((0, 20, 3000)), seeds)
+def test_rotary(dtype, sizes, interleaved, each, base, scale, trained, seed):
     (B, T, H, half, _), draw = sizes, Draw(seed, dtype)
     x, positions = draw.normal(B, T, H, 2 * half), draw.integers(60, B, T)
     if not each:
         positions = positions[0]                                # the same for all sequences
-    cos, sin = ops.rotary_angles(positions, 2 * half, base=base, scale=scale, dtype=dtype)
+    cos, sin = ops.rotary_angles(positions, 2 * half, base=base, scale=scale, trained=trained, dtype=dtype)
     y, _ = ops.rotary_forward(x, cos, sin, interleaved=interleaved)
     positions = np.broadcast_to(positions, (B, T)).tolist()
-    expected = [[[naive.rotary(x[b, t, h].tolist(), positions[b][t], base, scale, interleaved) for h in range(H)]
+    expected = [[[naive.rotary(x[b, t, h].tolist(), positions[b][t], base, scale, interleaved, trained) for h in range(H)]
                  for t in range(T)] for b in range(B)]
     agree(y, expected, dtype)
 

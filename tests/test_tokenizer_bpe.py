@@ -131,7 +131,7 @@ def test_own_pattern(tokenizer):
 
 
 @pytest.mark.parametrize(("pattern", "message"), [
-    ("gtp2", "pattern must be one of ['cl100k', 'gpt2', 'o200k'] or a regular expression, got 'gtp2'"),
+    ("gtp2", "pattern must be one of ['cl100k', 'gpt2', 'llama3', 'o200k'] or a regular expression, got 'gtp2'"),
     ("(a", "pattern must be a regular expression, got '(a': missing ) at position 2"),
     (None, "pattern must be a string, got NoneType"),
 ])

@@ -16,7 +16,7 @@ from tokenizer_strings import NASTY, gpt2_ranks, with_bytes
 from numpyllm.errors import InputError
 from numpyllm.tokenizer import BytePairTokenizer, load
 from numpyllm.tokenizer.base import clean
-from numpyllm.tokenizer.formats.published import CL100K_BEFORE, COVERING, ENCODINGS, SPELLINGS
+from numpyllm.tokenizer.formats.published import COVERING, ENCODINGS, SPELLINGS
 from numpyllm.tokenizer.patterns import NAMED, compile_pattern, split
 
 EOT = "<|endoftext|>"
@@ -94,7 +94,7 @@ class TestTiktoken:
         ({"encoding": "gpt5"}, "encoding must be one of gpt2, r50k_base, cl100k_base, o200k_base, got 'gpt5'"),
         ({"encoding": "gpt2", "pattern": "gpt2"}, "the encoding gpt2 has its own pattern and special tokens: give it or them"),
         ({"encoding": "gpt2"}, "gpt2 has 50256 ordinary tokens, got 259"),
-        ({"pattern": "gtp2"}, "pattern must be one of ['cl100k', 'gpt2', 'o200k'] or a regular expression, got 'gtp2'"),
+        ({"pattern": "gtp2"}, "pattern must be one of ['cl100k', 'gpt2', 'llama3', 'o200k'] or a regular expression, got 'gtp2'"),
         ({"pattern": "gpt2", "special_tokens": {EOT: 5}}, "ids must be distinct, got 5 for both"),
     ])
     def test_what_is_given_beside_it(self, tmp_path, beside, message):
@@ -233,10 +233,6 @@ class TestNamedPatterns:
         for spelling in SPELLINGS[name]:
             spelling = spelling.replace(r"\z", r"\Z")               # Oniguruma's \z is Python's \Z
             assert [match[0] for match in regex.finditer(spelling, text)] == pieces
-
-    @given(text=any_text)
-    def test_the_older_cl100k_leaves_nothing_out(self, text):
-        assert "".join(match[0] for match in regex.finditer(CL100K_BEFORE, text)) == text
 
     @pytest.mark.parametrize("name", NAMED)
     def test_reading_back(self, tmp_path, name):

@@ -239,7 +239,7 @@ def test_progress_of_the_twin(always_twin):
                               "write ('<|endoftext|>',) for one"),
     ({"special_tokens": (EOT, EOT)}, "special_tokens must be distinct, got '<|endoftext|>' twice"),
     ({"special_tokens": ("a",)}, "a special token must not be spelt like an ordinary one, got 'a'"),
-    ({"pattern": "cl1OOk"}, "pattern must be one of ['cl100k', 'gpt2', 'o200k'] or a regular expression, got 'cl1OOk'"),
+    ({"pattern": "cl1OOk"}, "pattern must be one of ['cl100k', 'gpt2', 'llama3', 'o200k'] or a regular expression, got 'cl1OOk'"),
     ({"texts": b"bytes"}, "training needs a string, a path or an iterable of them, got bytes"),
     ({"texts": 5}, "training needs a string, a path or an iterable of them, got int"),
     ({"texts": ["a", 5]}, "a text must be a string, or the path of a file, got int"),

@@ -77,7 +77,7 @@ class TestPieces:
             text = "".join(rng.choice(signs, 20_000))
             assert pieces(text, pattern) == list(split(compile_pattern(pattern), text))
 
-    @pytest.mark.parametrize("pattern", range(3))
+    @pytest.mark.parametrize("pattern", range(len(NAMED)))
     def test_windows_change_nothing(self, pattern):
         """A megabyte of few signs at a time, in runs: as one character after the other is looked at."""
         rng, classes = np.random.default_rng(3), unicode.class_table()
@@ -96,6 +96,8 @@ class TestPieces:
         ("cl100k", "a \n  b", ["a", " \n", " ", " b"]),
         ("cl100k", "I'LL don'\u017f 1234\n", ["I", "'LL", " don", "'\u017f", " ", "123", "4", "\n"]),
         ("cl100k", "x?!\r\n\ny\tz", ["x", "?!\r\n\n", "y", "\tz"]),
+        ("llama3", "a \n  ", ["a", " \n", "  "]),
+        ("llama3", "I'LL don'\u017f 1234 \t", ["I", "'LL", " don", "'\u017f", " ", "123", "4", " \t"]),
         ("o200k", "a \n  ", ["a", " \n", "  "]),
         ("o200k", "HelloWorld HTTPServer's URL'S", ["Hello", "World", " HTTPServer's", " URL'S"]),
         ("o200k", "A\u02b0B c", ["A\u02b0", "B", " c"]),            # a modifier letter given back by the capitals
@@ -115,7 +117,7 @@ class TestPieces:
 
     def test_no_text_is_read_beyond_the_end(self):
         data = np.frombuffer(b"abc def", np.uint8)
-        for pattern in range(3):
+        for pattern in range(len(NAMED)):
             assert pretokenize.piece_end(data, 0, 2, pattern, unicode.class_table()) == 2
             assert pretokenize.piece_end(data, 3, 4, pattern, unicode.class_table()) == 4
 

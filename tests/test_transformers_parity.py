@@ -104,7 +104,7 @@ def test_the_way_back(tmp_path, dtype, changes):
     assert off(ours, model) < (1e-4 if dtype == np.float32 else 1e-10)
 
 
-@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k"])
+@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k", "llama3"])
 def test_tokenizers_there_and_back(tmp_path, pattern):
     ours = BytePairTokenizer.train(TEXT * 3, 300, pattern=pattern)
     save_pretrained(tmp_path / "m", GPT(GPTConfig(n_layer=1, n_head=1, n_embd=4, block_size=8, vocab_size=ours.n_vocab)), ours)

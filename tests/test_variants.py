@@ -52,6 +52,18 @@ def test_positions_are_squeezed_by_the_scale():
     assert np.allclose(ops.rotary_angles(np.array([3]), 8)[1][0, -1], np.sin(3 * slowest), rtol=1e-14)
 
 
+def test_quick_pairs_keep_their_frequency_where_the_trained_length_is_known():
+    """Llama 3.1 at head size 128: wavelengths below 8192 / 4 are kept, above 8192 divided by 8, and between nothing jumps."""
+    def frequencies(**options):
+        return np.arctan2(*ops.rotary_angles(np.array(1), 128, base=5e5, **options)[::-1])
+
+    plain, ours = frequencies(), frequencies(scale=8.0, trained=8192)
+    assert np.allclose(ours[:29], plain[:29], rtol=1e-12) and np.allclose(ours[35:], plain[35:] / 8, rtol=1e-12)
+    between = (plain / ours)[28:36]
+    assert 2 * np.pi / plain[28] < 2048 < 2 * np.pi / plain[29] and 2 * np.pi / plain[34] < 8192 < 2 * np.pi / plain[35]
+    assert (np.diff(between) > 0.01).all() and abs(between[0] - 1) < 1e-12 and abs(between[-1] - 8) < 1e-11
+
+
 @backends
 @given(seed=seeds, C=st.integers(2, 9))
 def test_rmsnorm_dx_is_orthogonal_to_n(backend, seed, C):
@@ -125,6 +137,7 @@ def configs(draw):
         bias=draw(st.booleans()), tied=draw(st.booleans()), exact_gelu=mlp == "gelu" and draw(st.booleans()),
         norm_eps=draw(st.sampled_from([1e-5, 1e-3])), position=draw(st.sampled_from(POSITIONS)),
         rotary_base=draw(st.sampled_from([10000.0, 100.0])), rotary_scale=draw(st.sampled_from([1.0, 2.0])),
+        rotary_trained=draw(st.sampled_from([0, 10])),
         rotary_interleaved=draw(st.booleans()), norm=draw(st.sampled_from(NORMS)), pre_norm=draw(st.booleans()), mlp=mlp,
         n_hidden=draw(st.sampled_from([5, 11])), n_kv_head=draw(st.sampled_from([0, *(g for g in (1, 2, 4) if n_head % g == 0)])),
         qk_norm=draw(st.booleans()), softcap=draw(st.sampled_from([0.0, 1.5])), attention=attention,
@@ -265,6 +278,7 @@ def test_a_model_sees_through_its_pattern(pattern):
     ({"softcap": float("nan")}, "softcap must be at least 0"),
     ({"rotary_base": 0.0}, "rotary_base must be at least 1e-06"),
     ({"rotary_scale": float("inf")}, "rotary_scale must be at least 1e-06 and below inf"),
+    ({"rotary_trained": -1}, "rotary_trained must be a whole number of at least 0"),
     ({"n_hidden": -5}, "n_hidden must be a whole number of at least 0"),
     ({"n_expert": -1}, "n_expert must be a whole number of at least 0, got -1"),
     ({"n_expert": 4, "n_expert_used": 0}, "n_expert_used must be a whole number of at least 1, got 0"),

@@ -18,11 +18,12 @@ from ..extras import load_extra
 from ..tokenizer import BytePairTokenizer, load
 from ..tokenizer.formats.byte_characters import CHARACTER_OF
 from ..tokenizer.formats.published import SPELLINGS
-from ..tokenizer.patterns import NAMED, compile_pattern, split
+from ..tokenizer.patterns import compile_pattern, split
 from ..tokenizer.training import learn_merges
 
 TRAINED_ON = 2_000_000      # characters of a text that make the vocabulary, where none is given
 FEWEST_ROUNDS = 3
+GIGATOKEN = "gpt2", "cl100k", "o200k"       # the patterns that this peer knows
 
 
 class Different(Exception):
@@ -40,7 +41,7 @@ def tiktoken_peer(tokenizer, pattern):
     tiktoken = load_extra("tiktoken", "bench")
     spelling = SPELLINGS[pattern][-1] if pattern in SPELLINGS else pattern
     peer = tiktoken.Encoding("peer", pat_str=spelling, mergeable_ranks=tokenizer.ranks, special_tokens=tokenizer.special_tokens)
-    return Peer(lambda text: peer.encode_to_numpy(text, disallowed_special=()), peer.encode_ordinary, None)
+    return Peer(lambda text: peer.encode_to_numpy(text, disallowed_special=(), begin=False), peer.encode_ordinary, None)
 
 
 def tokenizers_peer(tokenizer, pattern):
@@ -75,8 +76,8 @@ def rustbpe_peer(tokenizer, pattern):
 
 def gigatoken_peer(tokenizer, pattern):
     library = load_extra("gigatoken", "bench")
-    if pattern not in NAMED:
-        raise InputError(f"gigatoken knows the patterns {', '.join(NAMED)} only, this vocabulary has {pattern!r}")
+    if pattern not in GIGATOKEN:
+        raise InputError(f"gigatoken knows the patterns {', '.join(GIGATOKEN)} only, this vocabulary has {pattern!r}")
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(f"{folder}/x.tiktoken", "tiktoken")
         peer = library.Tokenizer.from_tiktoken(f"{folder}/x.tiktoken", pretokenizer=pattern)
@@ -112,7 +113,7 @@ def _bench(name, text, vocabulary, vocab_size, pattern, peer_name, threads, seco
     tokenizer.load_twin()
     if peer_name is None or peer.array:
         def array(text):
-            return tokenizer.encode_to_numpy(text, threads=threads, disallowed_special=())
+            return tokenizer.encode_to_numpy(text, threads=threads, disallowed_special=(), begin=False)
         ours_first, ours = _seconds(array, text)
         if peer.array:
             theirs_first, theirs = _seconds(peer.array, text)

@@ -104,7 +104,7 @@ LAYERS = {
     "MLP": _layer(lambda z: MLP(z.H * z.D)),
     "MLP, no bias, dropout": _layer(lambda z: MLP(z.H * z.D, bias=False, dropout=0.3), **DROP),
     "CausalSelfAttention, rotary, norms, shared keys": _layer(
-        lambda z: CausalSelfAttention(2 * z.H * even(z.D), 2 * z.H, n_kv_head=z.H, qk_norm=True, rotary=Rotary()),
+        lambda z: CausalSelfAttention(2 * z.H * even(z.D), 2 * z.H, n_kv_head=z.H, qk_norm=True, rotary=Rotary(scale=8.0, trained=20)),
         shape=lambda z: (z.B, z.T, 2 * z.H * even(z.D))),
     "CausalSelfAttention, ALiBi, soft cap": _layer(lambda z: CausalSelfAttention(z.H * z.D, z.H, alibi=True, softcap=2.0)),
     "RMSNorm": _layer(lambda z: RMSNorm(z.C), lambda z: (z.B, z.T, z.C)),

@@ -51,7 +51,7 @@ def train(argv):
     parser.add_argument("--out", required=True, metavar="FILE", help="where to write the vocabulary; - is standard output")
     parser.add_argument("--format", choices=FORMATS, default=None, help="of that file (default: as its name says)")
     parser.add_argument("--vocab_size", type=int, default=8192, metavar="int", help="bytes, merges and special tokens together")
-    parser.add_argument("--pattern", default="gpt2", help="how text is cut first: gpt2, cl100k, o200k, or a regular expression")
+    parser.add_argument("--pattern", default="gpt2", help="how text is cut first: gpt2, cl100k, o200k, llama3, or a regular expression")
     parser.add_argument("--special_token", action="append", default=None, metavar="NAME",
                         help=f"a special token; again for more (default: {END_OF_TEXT})")
     parser.add_argument("--no_special_tokens", action="store_true", help="none at all")
@@ -145,7 +145,7 @@ def info(argv):
     found = {
         "format": format, "n_vocab": tokenizer.n_vocab, "ordinary_tokens": len(ordinary),
         "special_tokens": dict(sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])),
-        "pattern": tokenizer.pattern, "unicode_version": getattr(tokenizer, "unicode_version", None),
+        "begins_with": tokenizer.begins_with, "pattern": tokenizer.pattern, "unicode_version": getattr(tokenizer, "unicode_version", None),
         "dtype": tokenizer.dtype.name, "sha256": tokenizer.sha256,
         "longest": [token.decode("utf-8", "backslashreplace")
                     for token in sorted(ordinary, key=lambda token: (-len(token), token))[:args.longest]]}
@@ -163,6 +163,8 @@ def info(argv):
           + (f", {holes:,} free" if (holes := tokenizer.n_vocab - len(ordinary) - len(tokenizer.special_tokens)) else ""))
     for name, i in found["special_tokens"].items():
         print(f"special token    {name} {i}")
+    if tokenizer.begins_with is not None:
+        print(f"texts begin with {tokenizer.begins_with}")
     if tokenizer.pattern is not None:
         print(f"pattern          {tokenizer.pattern}\nletters of       {found['unicode_version']}")
     print(f"ids are          {found['dtype']}\nsha256           {found['sha256']}")
@@ -208,7 +210,7 @@ def _add_vocabulary(parser, name, **options):
     parser.add_argument(name, metavar="VOCABULARY", help=VOCABULARY, **options)
     beside = parser.add_argument_group("what a .tiktoken file does not hold")
     beside.add_argument("--encoding", choices=ENCODINGS, default=None, help="the encoding it is (default: as its name says)")
-    beside.add_argument("--pattern", default=None, help="or its pattern: gpt2, cl100k, o200k, or a regular expression")
+    beside.add_argument("--pattern", default=None, help="or its pattern: gpt2, cl100k, o200k, llama3, or a regular expression")
     beside.add_argument("--special_token", action="append", type=_name_and_id, default=None, metavar="NAME=ID",
                         help="and a special token; again for more")
 

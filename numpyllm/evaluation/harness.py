@@ -68,15 +68,17 @@ class HarnessLM(LM):
         return self._cached("loglikelihood", requests, found)
 
     def loglikelihood_rolling(self, requests, disable_tqdm=False):
-        """args (text,) -> log-probability of each whole text, its first token after <|endoftext|>.
+        """args (text,) -> log-probability of each whole text, its first token after the one that begins texts, else <|endoftext|>.
 
         A longer text than the model's context is read in stretches that do not overlap, but for the last, which has a whole context.
         """
-        if self.tokenizer.eot_token is None:
+        begun = self.tokenizer.begins_with is not None
+        if not begun and self.tokenizer.eot_token is None:
             raise InputError("the first token of a text needs one before it: the tokenizer has no <|endoftext|>")
         pairs, owners = [], []
         for i, request in enumerate(requests):
-            ids = [self.tokenizer.eot_token, *self.tokenizer.encode(*request.args, allowed_special="all")]
+            ids = self.tokenizer.encode(*request.args, allowed_special="all")
+            ids = ids if begun else [self.tokenizer.eot_token, *ids]
             for context, continuation in rolling(ids, longest_context(self.model)):
                 pairs.append((context, continuation))
                 owners.append(i)

@@ -28,19 +28,18 @@ def encode_pair(tokenizer, context, continuation, **special):
     """-> ids of the context, ids of the continuation, both at least one.
 
     Blanks at the end of the context move to the continuation, for in a text they belong to the word that follows. Both are
-    encoded together and cut where the context alone would end. An empty context is <|endoftext|>. special: as for Tokenizer.encode,
+    encoded together and cut where the context alone would end. An empty context is what begins a text, else <|endoftext|>. special: as for Tokenizer.encode,
     by default nothing in the text is special. InputError for an empty context without that token, or a continuation of no token.
     """
     special = special or {"disallowed_special": ()}
     blanks = len(context) - len(context.rstrip())
     context, continuation = context[:len(context) - blanks], context[len(context) - blanks:] + continuation
-    if context:
-        before = tokenizer.encode(context, **special)
-        after = tokenizer.encode(context + continuation, **special)[len(before):]
-    else:
+    before = tokenizer.encode(context, **special)
+    after = tokenizer.encode(context + continuation, **special)[len(before):]
+    if not before:
         if tokenizer.eot_token is None:
             raise InputError("the context must not be empty: the tokenizer has no <|endoftext|> to stand for it")
-        before, after = [tokenizer.eot_token], tokenizer.encode(continuation, **special)
+        before = [tokenizer.eot_token]
         if after[:1] == before:
             after = after[1:]           # it says so itself
     if not after:

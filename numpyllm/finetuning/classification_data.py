@@ -56,7 +56,8 @@ def read_labelled_texts(path, tokenizer, block_size, *, text_column="text", labe
 def encode_text(text, tokenizer, block_size, *, ending="", truncate=False):
     """A text -> as much of it as is read, its tokens with those of the ending (n). InputError where it is too long
     for the model and not to be cut."""
-    ids, end = (tokenizer.encode_to_numpy(part, disallowed_special=()) for part in (text, ending))
+    ids = tokenizer.encode_to_numpy(text, disallowed_special=())
+    end = tokenizer.encode_to_numpy(ending, disallowed_special=(), begin=False)
     room = block_size - len(end)
     if room < 1:
         raise InputError(f"an ending must leave room for a text in the model's {block_size} tokens, it has {len(end)}")

@@ -141,7 +141,8 @@ def encode_turns(turns, tokenizer, block_size, *, stop=STOP, truncate=False):
             raise InputError(f"prompt and answer must not be empty, got {prompt!r} and {answer!r}")
         if any(text in answer for text in end.stops):
             raise InputError(f"an answer must not contain {stop!r}, with which it ends, as the tokenizer has no token for that")
-        before, said = tokenizer.encode(prompt, allowed_special="all"), tokenizer.encode(answer) + end.ids
+        before = tokenizer.encode(prompt, allowed_special="all", begin=not ids)
+        said = tokenizer.encode(answer, begin=False) + end.ids
         ids += before + said
         asked += [False] * len(before) + [True] * len(said)
     if len(ids) - 1 > block_size:

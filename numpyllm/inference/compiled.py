@@ -77,7 +77,8 @@ def _vectors(model):
     up_b = "mlp.up.b" if config.mlp == "swiglu" else "mlp.b"
     positions = {"learned": lambda: parameters["embedding.wpe"],
                  "sinusoidal": lambda: sinusoidal_positions(config.block_size, C, dtype=parameters.dtype)}
-    cos, sin = rotary_angles(np.arange(config.block_size), D, base=config.rotary_base, scale=config.rotary_scale, dtype=parameters.dtype)
+    cos, sin = rotary_angles(np.arange(config.block_size), D, base=config.rotary_base, scale=config.rotary_scale,
+                             trained=config.rotary_trained, dtype=parameters.dtype)
     return Vectors(stack("norm1.w", C), stack("norm1.b", C), stack("attn.qkv.b", model.blocks[0].attn.qkv.n_out),
                    stack("attn.q_norm.w", D), stack("attn.k_norm.w", D), stack("attn.proj.b", C), stack("norm2.w", C), stack("norm2.b", C),
                    stack("mlp.gate.b", F), stack(up_b, F), stack("mlp.down.b", C), vector("norm.w", C), vector("norm.b", C),

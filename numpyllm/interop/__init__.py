@@ -1,4 +1,4 @@
-"""Models in other layouts than a run's: GPT-2 and Llama in Hugging Face's, llama2.c's files, weights in fewer bytes."""
+"""Models in other layouts than a run's: GPT-2, Llama and Mistral in Hugging Face's, llama2.c's files, weights in fewer bytes."""
 
 from .convert import load_model, save_model
 from .llama2c import is_llama2c, load_llama2c

@@ -10,6 +10,7 @@ from dataclasses import replace
 from ..errors import InputError
 from ..files import short
 from ..models import GPT, GPTConfig
+from ..ops.rotary import FEW_TURNS, MANY_TURNS
 from .architecture import HEAD, Architecture, Place, flag, require_keys, require_only
 
 SIZES = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "hidden_size": "n_embd", "intermediate_size": "n_hidden",
@@ -23,6 +24,11 @@ ONLY = {
     "sliding_window": (None, "every token sees all before it"),
     "is_encoder_decoder": (False, "there is no encoder"),
 }
+# What each rope_type has beside the base: {theirs: ours}.
+ROPE = {"default": {}, "linear": {"factor": "rotary_scale"},
+        "llama3": {"factor": "rotary_scale", "original_max_position_embeddings": "rotary_trained"}}
+TURNS = {"low_freq_factor": (FEW_TURNS, "pairs that turn less often than once have their frequency divided"),
+         "high_freq_factor": (MANY_TURNS, "pairs that turn more often than four times keep their frequency")}
 # The choices that make a GPT a Llama; all else may be as it likes.
 CHOICES = {"position": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "pre_norm": True, "qk_norm": False, "softcap": 0.0,
            "attention": "causal", "n_expert": 0}
@@ -38,7 +44,7 @@ def read_config(values, path, *, dropout=None):
     if dropout is None and values.get("attention_dropout", 0.0) not in (0, None):
         raise InputError(f"{path}: attention_dropout must be 0, for dropout here is in attention and after it, got "
                          f"{short(values['attention_dropout'])}: say which, by dropout or --dropout")
-    base, scale = _rotary(values, path)
+    rotary = _rotary(values, path)
     n_head, n_kv_head = values["num_attention_heads"], values.get("num_key_value_heads")
     if n_kv_head is not None and (type(n_kv_head) is not int or n_kv_head < 1):
         raise InputError(f"{path}: num_key_value_heads must be null or a whole number of at least 1, got {short(n_kv_head)}")
@@ -47,8 +53,8 @@ def read_config(values, path, *, dropout=None):
     *biases, tied = [flag(values, name, False, path) for name in ("attention_bias", "mlp_bias", "tie_word_embeddings")]
     try:
         config = GPTConfig(**{ours: values[theirs] for theirs, ours in SIZES.items()}, dropout=dropout or 0.0, bias=any(biases),
-                           tied=tied, norm_eps=values.get("rms_norm_eps", 1e-6), rotary_base=base, rotary_scale=scale,
-                           n_kv_head=0 if n_kv_head in (None, n_head) else n_kv_head, **CHOICES)
+                           tied=tied, norm_eps=values.get("rms_norm_eps", 1e-6),
+                           n_kv_head=0 if n_kv_head in (None, n_head) else n_kv_head, **rotary, **CHOICES)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if values.get("head_dim") not in (None, config.head_size):
@@ -58,24 +64,29 @@ def read_config(values, path, *, dropout=None):
 
 
 def _rotary(values, path):
-    """-> base, scale. Newer files have all of it in rope_parameters, older ones the base in rope_theta and the rest in rope_scaling."""
+    """-> {our option: value}. Newer files have all of it in rope_parameters, older ones the base in rope_theta and the rest in
+    rope_scaling."""
     said = [values[key] for key in ("rope_parameters", "rope_scaling") if values.get(key)]
     rope = said[0] if said else {}
     if not isinstance(rope, dict) or len(said) == 2 and said[0] != said[1]:
         raise InputError(f"{path}: rope_parameters, or rope_scaling in its place, must be null or an object, got "
                          f"{' and '.join(map(short, said))}")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "linear"):
-        raise InputError(f"{path}: rope_type must be default or linear, got {short(kind)}: positions are divided by one number here, "
-                         "the same for all frequencies and lengths")
-    require_only(rope, {"partial_rotary_factor": ONLY["partial_rotary_factor"]}, path)
-    if kind == "linear" and "factor" not in rope:
-        raise InputError(f"{path}: rope_type linear must have a factor, got {short(rope)}")
-    base, scale = rope.get("rope_theta", values.get("rope_theta", 10000.0)), rope["factor"] if kind == "linear" else 1.0
-    for number in (base, scale):
+    if not isinstance(kind, str) or kind not in ROPE:
+        raise InputError(f"{path}: rope_type must be one of {', '.join(ROPE)}, got {short(kind)}: frequencies here are the same for all "
+                         "lengths of text")
+    require_only(rope, {"partial_rotary_factor": ONLY["partial_rotary_factor"]} | (TURNS if kind == "llama3" else {}), path)
+    missing = [key for key in ROPE[kind] if key not in rope]
+    if missing:
+        raise InputError(f"{path}: rope_type {kind} must have {' and '.join(missing)}, got {short(rope)}")
+    found = {"rotary_base": rope.get("rope_theta", values.get("rope_theta", 10000.0))}
+    found |= {ours: rope[theirs] for theirs, ours in ROPE[kind].items()}
+    for number in found.values():
         if isinstance(number, int) and number > MOST:
-            raise InputError(f"{path}: rope_theta and factor must be numbers below {MOST:g}, got {short(number)}")
-    return base, scale
+            raise InputError(f"{path}: numbers of rotary positions must be below {MOST:g}, got {short(number)}")
+    if kind == "llama3" and found["rotary_trained"] == 0:       # which means none here
+        raise InputError(f"{path}: original_max_position_embeddings must be at least 1, got 0")
+    return found
 
 
 def write_config(config, dtype, end_of_text=None):
@@ -83,7 +94,9 @@ def write_config(config, dtype, end_of_text=None):
     document, if there is one. Dropout, which is there in attention alone, is written as none."""
     rope = {"rope_type": "default", "rope_theta": config.rotary_base}
     if config.rotary_scale != 1:
-        rope |= {"rope_type": "linear", "factor": config.rotary_scale}
+        kind = "llama3" if config.rotary_trained else "linear"
+        rope |= {"rope_type": kind} | {theirs: getattr(config, ours) for theirs, ours in ROPE[kind].items()}
+        rope |= {theirs: value for theirs, (value, _) in TURNS.items()} if kind == "llama3" else {}
     return {"architectures": ["LlamaForCausalLM"], "model_type": "llama",
             **{theirs: getattr(config, ours) for theirs, ours in SIZES.items()}, "intermediate_size": config.hidden,
             "num_key_value_heads": config.kv_heads, "head_dim": config.head_size, "hidden_act": "silu",

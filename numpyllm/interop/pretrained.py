@@ -1,6 +1,6 @@
 """A model's folder in Hugging Face's layout, in and out.
 
-    config.json                             sizes and choices (gpt2.py, llama.py)
+    config.json                             sizes and choices (gpt2.py, llama.py, mistral.py)
     model.safetensors                       weights (safetensors.py); or several files and an index
     tokenizer.json, vocab.json, merges.txt  the tokenizer, if it is there
 """
@@ -23,10 +23,11 @@ from ..tokenizer.formats import IN_A_FOLDER
 from .architecture import HEAD
 from .gpt2 import GPT2
 from .llama import LLAMA, in_split_halves
+from .mistral import MISTRAL
 from .safetensors import copy_tensor, read_header, read_index
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-ARCHITECTURES = {"gpt2": GPT2, "llama": LLAMA}      # by model_type
+ARCHITECTURES = {"gpt2": GPT2, "llama": LLAMA, "mistral": MISTRAL}      # by model_type
 MOST_CONFIG = 1 << 20       # bytes
 WRITTEN = {CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"}  # by save_pretrained
 
@@ -39,7 +40,7 @@ def is_pretrained(folder):
 
 
 def load_pretrained(folder, *, ops=text, dtype=np.float32, dropout=None, trainable=None, lora=None):
-    """A GPT-2 or a Llama in Hugging Face's layout -> GPT, tokenizer or None.
+    """A GPT-2, a Llama or a Mistral in Hugging Face's layout -> GPT, tokenizer or None.
 
     dtype is the model's, whatever that of the file (F64, F32, F16 and BF16 are read); dropout is for training it on,
     by default the file's; trainable and lora say what of it is trained (models/trunk.py). Nothing of the size of a tensor is allocated before everything has been found to fit. Raises
@@ -124,6 +125,8 @@ def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
         model = in_split_halves(model)
         parameters = model.parameters
     values = architecture.write_config(model.config, parameters.dtype, end_of_text)
+    if tokenizer is not None and tokenizer.begins_with is not None:
+        values["bos_token_id"] = tokenizer.special_tokens[tokenizer.begins_with]
     arrays = {architecture.stored_name(name): np.ascontiguousarray(place.of(parameters)) if place.name in parameters.layout
               else np.zeros(place.shape, parameters.dtype)
               for name, place in architecture.tensors(model.config, values).items()}
@@ -151,10 +154,11 @@ def architecture_of(config):
 
 def _save_tokenizer(folder, tokenizer, block_size):
     tokenizer.save(folder / "tokenizer.json")
-    end = {} if tokenizer.eot_token is None else {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+    end = None if tokenizer.eot_token is None else tokenizer.decode([tokenizer.eot_token])
+    named = {"bos_token": tokenizer.begins_with or end, "eos_token": end}
     _write_json(folder / "tokenizer_config.json", {     # the class that takes tokenizer.json as it stands
         "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size,
-        "clean_up_tokenization_spaces": False} | end)
+        "clean_up_tokenization_spaces": False} | {name: text for name, text in named.items() if text is not None})
     try:
         tokenizer.save(folder / "vocab.json", "gpt2")
     except InputError as error:

@@ -168,7 +168,7 @@ def _list(table, data, bounds, numbers):
 class PieceCounter:
     """Counts the pieces of texts. For one thread at a time; the GIL is released while it counts.
 
-    pattern     "gpt2", "cl100k" or "o200k"
+    pattern     one of PATTERNS
     classes     numpyllm.tokenizer.unicode.class_table()
     """
 

@@ -1,4 +1,4 @@
-"""Twin of numpyllm.tokenizer.patterns: the three named patterns, by hand, on UTF-8.
+"""Twin of numpyllm.tokenizer.patterns: the named patterns, by hand, on UTF-8.
 
 Each function gives the place in `data`, uint8 of valid UTF-8, where something that begins at `start` ends; no text is
 seen from `stop` on. data and classes are arrays or, faster, pointers (_words.py). `classes` is numpyllm.tokenizer.unicode.class_table(). What the patterns do step by step, giving back
@@ -10,8 +10,8 @@ import numpy as np
 from ._jit import jit
 from ._words import CASE, first_marked, load, not_between
 
-GPT2, CL100K, O200K = range(3)
-PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "o200k": O200K}
+GPT2, CL100K, O200K, LLAMA3 = range(4)
+PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "o200k": O200K, "llama3": LLAMA3}
 OTHER, WHITE, NUMBER, MARK, CAPITAL, SMALL, CASELESS = range(7)     # letters are the last three
 
 SPACE, NEWLINE, RETURN, APOSTROPHE, SLASH = b" \n\r'/"
@@ -129,7 +129,7 @@ def _white_end(data, start, stop, pattern, classes):
         last, i = i, after
         if data[last] == NEWLINE or data[last] == RETURN:
             line_end = i
-    if i == stop and pattern != O200K:
+    if i == stop and (pattern == GPT2 or pattern == CL100K):
         return i                            # \s++$
     if line_end > start and pattern != GPT2:
         return line_end                     # \s*[\r\n]
@@ -158,10 +158,10 @@ def contraction_end(data, start, stop, any_case):
 
 @jit
 def piece_end(data, start, stop, pattern, classes):
-    """Where the piece ends that begins at `start` < `stop`. pattern: GPT2, CL100K or O200K."""
+    """Where the piece ends that begins at `start` < `stop`. pattern: one of PATTERNS."""
     first = data[start]
     if first == APOSTROPHE and pattern != O200K:
-        end = contraction_end(data, start, stop, pattern == CL100K)
+        end = contraction_end(data, start, stop, pattern != GPT2)
         if end > start:
             return end
     kind, after = character(data, start, classes)

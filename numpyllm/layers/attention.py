@@ -25,9 +25,10 @@ class Rotary:
     base: float = 10000.0
     scale: float = 1.0
     interleaved: bool = False
+    trained: int = 0
 
     def angles(self, positions, head_size, dtype):
-        return rotary_angles(positions, head_size, base=self.base, scale=self.scale, dtype=dtype)
+        return rotary_angles(positions, head_size, base=self.base, scale=self.scale, trained=self.trained, dtype=dtype)
 
 
 class Packing(NamedTuple):

@@ -29,8 +29,8 @@ POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
 NORMS = ("layernorm", "rmsnorm")
 ACTIVATIONS = ("gelu", "relu", "squared_relu", "silu", "swiglu")
 PATTERNS = {"causal": causal_spans, "window": window_spans, "strided": strided_spans, "fixed": fixed_spans}
-CHOICES = ("position", "rotary_base", "rotary_scale", "rotary_interleaved", "norm", "pre_norm", "mlp", "n_hidden", "n_kv_head",
-           "qk_norm", "softcap", "attention", "window", "n_expert")
+CHOICES = ("position", "rotary_base", "rotary_scale", "rotary_trained", "rotary_interleaved", "norm", "pre_norm", "mlp",
+           "n_hidden", "n_kv_head", "qk_norm", "softcap", "attention", "window", "n_expert")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class GPTConfig:
     position: str = option("learned", f"how a token's place is told: {', '.join(POSITIONS)}")
     rotary_base: float = option(10000.0, "rotary: the slowest pair turns once in 2 pi times this many tokens")
     rotary_scale: float = option(1.0, "rotary: positions are divided by this, to read longer texts than were trained on")
+    rotary_trained: int = option(0, "rotary: the context trained on; rotary_scale then slows only pairs that turn less than 4 times in it")
     rotary_interleaved: bool = option(False, "rotary: neighbouring channels are pairs, not those half a head apart")
     norm: str = option("layernorm", f"what normalises: {', '.join(NORMS)}")
     pre_norm: bool = option(True, "norms before attention and MLP, as in GPT-2, not after the sum, as in the first Transformer")
@@ -76,7 +77,7 @@ class GPTConfig:
                              f"n_embd={self.n_embd // self.n_head * self.n_head or self.n_head} or another n_head")
         for name, known in (("position", POSITIONS), ("norm", NORMS), ("mlp", ACTIVATIONS), ("attention", PATTERNS)):
             require_one_of(self, known, name)
-        require_whole(self, 0, "n_hidden", "n_kv_head", "window", "n_expert")
+        require_whole(self, 0, "n_hidden", "n_kv_head", "window", "n_expert", "rotary_trained")
         require_whole(self, 1, "n_expert_used")
         require_between(self, 0, math.inf, "softcap", "balance")
         require_between(self, 1e-6, math.inf, "rotary_scale", "rotary_base")
@@ -269,7 +270,7 @@ def _norm(config):
 def _block(config, spans):
     c = config
     proj_std = 0.02 / math.sqrt(2 * c.n_layer)
-    rotary = Rotary(c.rotary_base, c.rotary_scale, c.rotary_interleaved) if c.position == "rotary" else None
+    rotary = Rotary(c.rotary_base, c.rotary_scale, c.rotary_interleaved, c.rotary_trained) if c.position == "rotary" else None
     attn = CausalSelfAttention(c.n_embd, c.n_head, n_kv_head=c.kv_heads, bias=c.bias, dropout=c.dropout, proj_std=proj_std,
                                qk_norm=c.qk_norm, rotary=rotary, alibi=c.position == "alibi", softcap=c.softcap,
                                spans=spans, norm_eps=c.norm_eps)

@@ -13,6 +13,8 @@ import numpy as np
 
 from ._out import deliver
 
+FEW_TURNS, MANY_TURNS = 1.0, 4.0        # low_freq_factor and high_freq_factor of Llama 3.1 to 3.3
+
 
 class RotaryCache(NamedTuple):
     cos: np.ndarray         # (T, D / 2) or (B, T, D / 2)
@@ -20,11 +22,17 @@ class RotaryCache(NamedTuple):
     interleaved: bool
 
 
-def rotary_angles(positions, D, *, base=10000.0, scale=1.0, dtype=np.float64):
-    """positions (...) -> cos, sin (..., D / 2) of position / scale * base^(-2 i / D). scale > 1 reads longer texts than were
-    trained on, by squeezing their positions (Chen et al. 2023)."""
+def rotary_angles(positions, D, *, base=10000.0, scale=1.0, trained=0, dtype=np.float64):
+    """positions (...) -> cos, sin (..., D / 2) of position * base^(-2 i / D) / scale. scale > 1 reads longer texts than were
+    trained on, by squeezing their positions (Chen et al. 2023).
+
+    trained > 0 is the length of the texts trained on: pairs that turn more than 4 times in it keep their frequency, those that turn
+    less than once have it divided by scale, and between is a mean of both, weighted by the number of turns (Llama 3.1).
+    """
     frequencies = float(base) ** (-np.arange(0, D, 2) / D)
-    angles = np.asarray(positions)[..., None] / float(scale) * frequencies
+    turns = trained * frequencies / (2 * np.pi)
+    kept = np.clip((turns - FEW_TURNS) / (MANY_TURNS - FEW_TURNS), 0, 1)       # 0 for all pairs where trained is 0
+    angles = np.asarray(positions)[..., None] * (frequencies * (kept + (1 - kept) / float(scale)))
     return np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from ..errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
+ENDS = END_OF_TEXT, "<|end_of_text|>"       # OpenAI's spelling, Llama 3's
 
 
 class SpecialTokenInText(InputError):
@@ -44,6 +45,7 @@ class Tokenizer(ABC):
     """
 
     pattern = None      # how a text is cut into pieces first, if it is
+    begins_with = None  # the special token that stands before each text, if one does
 
     def __init__(self, tokens, special_tokens):
         if not isinstance(special_tokens, dict):
@@ -78,12 +80,14 @@ class Tokenizer(ABC):
 
     @property
     def sha256(self):
-        """Of tokens, pattern and special tokens, as 64 hexadecimal digits: what token shards record of their tokenizer.
+        """Of tokens, pattern, special tokens and begins_with, as 64 hexadecimal digits: what token shards record of their tokenizer.
 
         Equal for equal tokenizers, whatever file they came from.
         """
         special_ids = set(self.special_tokens.values())
         hasher = hashlib.sha256(json.dumps(self.pattern).encode())
+        if self.begins_with is not None:
+            hasher.update(json.dumps({"begins_with": self.begins_with}).encode())
         for i, token in enumerate(self._bytes_of):
             if token is not None:
                 hasher.update(b"%d %d %d %s" % (i, i in special_ids, len(token), token))
@@ -96,8 +100,8 @@ class Tokenizer(ABC):
 
     @property
     def eot_token(self):
-        """Id of <|endoftext|>, None if the vocabulary has none."""
-        return self.special_tokens.get(END_OF_TEXT)
+        """Id of <|endoftext|>, or of Llama 3's <|end_of_text|>; None if the vocabulary has neither."""
+        return next((self.special_tokens[text] for text in ENDS if text in self.special_tokens), None)
 
     @property
     def token_byte_lengths(self):
@@ -106,36 +110,38 @@ class Tokenizer(ABC):
         lengths[list(self.special_tokens.values())] = 0
         return lengths
 
-    def encode(self, text, *, allowed_special=frozenset(), disallowed_special="all"):
+    def encode(self, text, *, allowed_special=frozenset(), disallowed_special="all", begin=True):
         """The ids of a text, as a list.
 
         allowed_special     special tokens to recognise in the text: a collection of their spellings, or "all"
         disallowed_special  those whose spelling is an InputError: a collection, or "all" for all not allowed
+        begin               put `begins_with` first, if there is such a token and the text does not begin with it; False for what
+                            continues another text
         A special token in neither is encoded as ordinary text. Where several fit, the longest counts. A lone
         surrogate, which is no character, is read as U+FFFD.
         """
-        return _listed(self._encode(text, allowed_special, disallowed_special))
+        return _listed(self._encode(text, allowed_special, disallowed_special, begin))
 
     def encode_ordinary(self, text):
-        """The ids of a text in which nothing is special, as a list."""
-        return _listed(self._encode(text, disallowed_special=()))
+        """The ids of a text in which nothing is special, as a list; nothing is put before them."""
+        return _listed(self._encode(text, disallowed_special=(), begin=False))
 
     def encode_to_numpy(self, text, **special):
         """As `encode`: array (T,) of the smallest type that holds every id (see `dtype`)."""
         return np.array(self._encode(text, **special), dtype=self.dtype)
 
-    def _encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
+    def _encode(self, text, allowed_special=frozenset(), disallowed_special="all", begin=True):
         """As `encode`, but a list or an array."""
         ids = []
-        for offset, stretch, special in self._stretches(clean(text), allowed_special, disallowed_special):
+        for offset, stretch, special in self._stretches(clean(text), allowed_special, disallowed_special, begin):
             if special:
                 ids.append(self.special_tokens[stretch])
             else:
                 ids += self._encode_stretch(stretch, offset)
         return ids
 
-    def _stretches(self, text, allowed_special, disallowed_special):
-        """The text cut at its special tokens as `cut` does; InputError if one is not to be there."""
+    def _stretches(self, text, allowed_special, disallowed_special, begin):
+        """The text cut at its special tokens as `cut` does, `begins_with` among them; InputError if one is not to be there."""
         allowed = self._specials(allowed_special, "allowed_special")
         disallowed = self._specials(disallowed_special, "disallowed_special")
         if isinstance(disallowed_special, str):
@@ -144,6 +150,8 @@ class Tokenizer(ABC):
         for offset, stretch, special in stretches:
             if special and stretch in disallowed:
                 raise SpecialTokenInText(stretch, offset)
+        if begin and self.begins_with is not None and (0, self.begins_with, True) not in stretches[:2]:     # the first may be empty
+            stretches.insert(0, (0, self.begins_with, True))
         return stretches
 
     def encode_batch(self, texts, **special):

@@ -71,8 +71,9 @@ class BytePairTokenizer(Tokenizer):
     """A byte-level BPE tokenizer.
 
     ranks           {bytes: id}, all 256 single bytes among them
-    pattern         how text is cut into pieces: "gpt2", "cl100k", "o200k", or a regular expression for the `regex` module
+    pattern         how text is cut into pieces: "gpt2", "cl100k", "o200k", "llama3", or a regular expression for the `regex` module
     special_tokens  {text: id}
+    begins_with     one of these, which `encode` puts before each text, as Llama 3's does; or None
     backend         "numba" or "numpy", see below
     Ordinary ids have no hole among them; special ones may leave ids free (base.py). InputError otherwise.
 
@@ -82,13 +83,15 @@ class BytePairTokenizer(Tokenizer):
     backend="numpy" it never does.
     """
 
-    def __init__(self, ranks, pattern="gpt2", special_tokens=None, *, backend="numba"):
+    def __init__(self, ranks, pattern="gpt2", special_tokens=None, *, begins_with=None, backend="numba"):
         special_tokens = {} if special_tokens is None else special_tokens
         for byte in range(256):
             if bytes([byte]) not in ranks:
                 raise InputError(f"every byte must be a token of its own, got none for {bytes([byte])!r}")
         super().__init__(ranks, special_tokens)
-        self.ranks = dict(ranks)
+        if begins_with is not None and begins_with not in special_tokens:
+            raise InputError(f"begins_with must be one of the special tokens {sorted(special_tokens)}, got {begins_with!r}")
+        self.ranks, self.begins_with = dict(ranks), begins_with
         self.pattern = pattern
         self._compiled = compile_pattern(pattern)
         self._cache = {}                # piece -> its ids
@@ -195,18 +198,18 @@ class BytePairTokenizer(Tokenizer):
         return encode_file(self, path_in, path_out, allowed_special=allowed_special, disallowed_special=disallowed_special,
                            threads=threads, progress=progress)
 
-    def _encode(self, text, allowed_special=frozenset(), disallowed_special="all", threads=1):
+    def _encode(self, text, allowed_special=frozenset(), disallowed_special="all", begin=True, threads=1):
         check_text(text)
         if self._twin is None:
             self._characters += len(text)
             if self._characters >= TWIN_FROM:
                 self.load_twin()
         if self._twin is None:
-            return super()._encode(text, allowed_special, disallowed_special)
+            return super()._encode(text, allowed_special, disallowed_special, begin)
         try:
-            return self._twin.encode(self._stretches(text, allowed_special, disallowed_special), self.dtype, threads)
+            return self._twin.encode(self._stretches(text, allowed_special, disallowed_special, begin), self.dtype, threads)
         except UnicodeEncodeError:              # a surrogate, which is rare: to look for one takes as long as all the rest
-            return self._twin.encode(self._stretches(clean(text), allowed_special, disallowed_special), self.dtype, threads)
+            return self._twin.encode(self._stretches(clean(text), allowed_special, disallowed_special, begin), self.dtype, threads)
 
     def _encode_stretch(self, text, offset):
         ids, cache = [], self._cache
@@ -265,7 +268,7 @@ class BytePairTokenizer(Tokenizer):
         """
         vocabulary = formats.read(path, encoding=encoding, pattern=pattern, special_tokens=special_tokens)
         try:
-            tokenizer = cls(vocabulary.ranks, vocabulary.pattern, vocabulary.special_tokens)
+            tokenizer = cls(vocabulary.ranks, vocabulary.pattern, vocabulary.special_tokens, begins_with=vocabulary.begins_with)
             formats.check(vocabulary, tokenizer, path)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
@@ -278,11 +281,12 @@ class BytePairTokenizer(Tokenizer):
         if not isinstance(other, BytePairTokenizer):
             return NotImplemented
         return (self.ranks == other.ranks and self.pattern == other.pattern
-                and self.special_tokens == other.special_tokens)
+                and self.special_tokens == other.special_tokens and self.begins_with == other.begins_with)
 
     def __repr__(self):
         return (f"BytePairTokenizer(n_vocab={self.n_vocab}, pattern={self.pattern!r}, "
-                f"special_tokens={self.special_tokens})")
+                f"special_tokens={self.special_tokens}"
+                + (f", begins_with={self.begins_with!r})" if self.begins_with is not None else ")"))
 
 
 def _numbered(tokens):

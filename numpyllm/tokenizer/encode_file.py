@@ -48,7 +48,7 @@ def encode_blocks(tokenizer, file, name, *, errors="strict", chunk=None, threads
         end = _last_cut(text, tokenizer) if data else len(text)
         if end > 0:
             try:
-                yield tokenizer.encode_to_numpy(text[:end], **special)
+                yield tokenizer.encode_to_numpy(text[:end], begin=first == 0, **special)
             except SpecialTokenInText as error:
                 raise SpecialTokenInText(error.token, first + error.offset, name) from None
             except InputError as error:

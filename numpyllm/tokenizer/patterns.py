@@ -34,6 +34,17 @@ CL100K = "|".join((
     r"\s",
 ))
 
+# Llama 3's, which is cl100k's as it was published first: white space at the end of a text is cut after its last newline.
+LLAMA3 = "|".join((
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+    r"[^\r\n\p{L}\p{N}]?\p{L}+",
+    r"\p{N}{1,3}",
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+    r"\s*[\r\n]+",
+    r"\s+(?!\S)",
+    r"\s+",
+))
+
 # GPT-4o, likewise. Letters without case and marks may stand in both halves of a word.
 CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 CAPITALS, SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -47,7 +58,7 @@ O200K = "|".join((
     r"\s+",
 ))
 
-NAMED = {"gpt2": GPT2, "cl100k": CL100K, "o200k": O200K}
+NAMED = {"gpt2": GPT2, "cl100k": CL100K, "o200k": O200K, "llama3": LLAMA3}
 
 
 class Pattern(NamedTuple):

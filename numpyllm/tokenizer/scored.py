@@ -31,6 +31,8 @@ MOST_BYTES = 1 << 26                        # of a file
 class ScoredTokenizer(Tokenizer):
     """tokens: their spellings in order of ids, as above; scores: a finite number for each. InputError otherwise."""
 
+    begins_with = "<s>"
+
     def __init__(self, tokens, scores):
         tokens, scores = list(tokens), list(scores)
         if not all(isinstance(token, str) and token and clean(token) == token for token in tokens):
@@ -48,14 +50,13 @@ class ScoredTokenizer(Tokenizer):
         # A byte may be a token of its own and the same character another: the table of the base class holds spellings till here.
         self._bytes_of[1:FIRST] = [b"", b"", *(bytes([byte]) for byte in range(256))]
 
-    def _encode(self, text, allowed_special=frozenset(), disallowed_special="all"):
-        ids = [BEGIN]
-        for offset, stretch, special in self._stretches(clean(text), allowed_special, disallowed_special):
+    def _encode(self, text, allowed_special=frozenset(), disallowed_special="all", begin=True):
+        ids = []
+        for offset, stretch, special in self._stretches(clean(text), allowed_special, disallowed_special, begin):
             if special:
-                i = SPECIAL[stretch]
-                ids += [] if i == BEGIN and offset == 0 else [i]        # that one is there
+                ids.append(SPECIAL[stretch])
             elif stretch:
-                ids += self._encode_stretch((" " if ids[-1] == BEGIN else "") + stretch, offset)
+                ids += self._encode_stretch((" " if ids[-1:] == [BEGIN] else "") + stretch, offset)
         return ids
 
     def _encode_stretch(self, text, offset):

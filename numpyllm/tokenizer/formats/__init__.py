@@ -30,6 +30,7 @@ class Vocabulary(NamedTuple):
     merges: list | None         # pairs of bytes as listed; None in a file of ranks
     whole_pieces: bool          # whether a piece that is a token is spared merging, as we always do
     unicode_version: str | None
+    begins_with: str | None = None      # the special token that is put before each text
 
 
 def detect(path):
@@ -75,8 +76,7 @@ def read(path, *, encoding=None, pattern=None, special_tokens=None):
             return _read_gpt2(path, content, **given)
         if given:
             raise InputError(f"it holds its own pattern and special tokens, got {sorted(given)[0]} beside it: leave that out")
-        ranks, merges, pattern, special_tokens, unicode_version, whole_pieces = huggingface.read(content)
-        return Vocabulary(name, ranks, pattern, special_tokens, merges, whole_pieces, unicode_version)
+        return Vocabulary(name, **huggingface.read(content))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -146,6 +146,9 @@ def write(path, tokenizer, name):
         beside = gpt2.merges_path(path)
         if tokenizer.pattern != "gpt2":
             raise InputError(f"GPT-2's files mean GPT-2's pattern, this tokenizer has {tokenizer.pattern!r}: write a tokenizer.json")
+        if tokenizer.begins_with is not None:
+            raise InputError(f"GPT-2's files name no token that begins a text, this tokenizer has {tokenizer.begins_with!r}: write a "
+                             "tokenizer.json")
         vocab, merges = gpt2.write(ranks, tokenizer.merges(), special_tokens)
         with restoring(beside), replacing(path) as file:
             file.write(json.dumps(vocab, ensure_ascii=False).encode("utf-8") + b"\n")
@@ -153,4 +156,4 @@ def write(path, tokenizer, name):
                 other.write(merges)
     else:
         write_json(path, huggingface.write(ranks, tokenizer.merges(), tokenizer.pattern, special_tokens,
-                                           tokenizer.unicode_version))
+                                           tokenizer.unicode_version, tokenizer.begins_with))

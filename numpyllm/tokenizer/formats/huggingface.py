@@ -14,13 +14,14 @@ from .merges import parse_merge
 from .published import COVERING, NAME_OF, SPELLINGS
 
 
-def write(ranks, merges, pattern, special_tokens, unicode_version):
+def write(ranks, merges, pattern, special_tokens, unicode_version, begins_with=None):
     """The content of a tokenizer.json.
 
     ranks           {bytes: id}
     merges          pairs of bytes, in the order of the ids of the tokens they make
     pattern         the name of one, or a regular expression
     special_tokens  {text: id}
+    begins_with     that of them which is put before each text, or None
     """
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     if pattern == "gpt2":
@@ -39,7 +40,7 @@ def write(ranks, merges, pattern, special_tokens, unicode_version):
             for text, i in sorted(special_tokens.items(), key=lambda item: item[1])],
         "normalizer": None,
         "pre_tokenizer": pre_tokenizer | {"unicode_version": unicode_version},
-        "post_processor": None,
+        "post_processor": None if begins_with is None else _template(begins_with, special_tokens[begins_with]),
         "decoder": byte_level,
         "model": {
             "type": "BPE",
@@ -58,9 +59,8 @@ def write(ranks, merges, pattern, special_tokens, unicode_version):
 
 
 def read(data):
-    """What a tokenizer.json holds: ranks, merges, pattern, special tokens and Unicode version as `write` takes them, the last
-    None if it is not there, and whether a piece that is a token is spared merging. InputError for anything but plain
-    byte-level BPE.
+    """What a tokenizer.json holds, {name: value}: what `write` takes (unicode_version None if it is not there), and whole_pieces,
+    whether a piece that is a token is spared merging. InputError for anything but plain byte-level BPE.
     """
     match data:
         case {"model": {"type": kind}} if kind != "BPE":
@@ -69,26 +69,47 @@ def read(data):
             pass                        # GPT-2's own file names no type
         case _:
             raise InputError(f'there must be a "model" with "vocab" and "merges", got {short(data)}')
+    if model.get("byte_fallback"):
+        raise InputError("byte_fallback must be false: this is a vocabulary of characters, as those of Llama 2 and Mistral (SentencePiece), "
+                         "and only plain byte-level BPE is read")
     _refuse(data, ("normalizer", "truncation", "padding"))
-    _refuse(model, ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"))
-    for name in ("post_processor", "decoder"):
-        node = data.get(name)
-        if node is not None and _type(node) != "ByteLevel" and not (name == "post_processor" and _adds_nothing(node)):
-            raise InputError(f"{name} must be null or ByteLevel, got {short(node)}")
+    _refuse(model, ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
+    if data.get("decoder") is not None and _type(data["decoder"]) != "ByteLevel":
+        raise InputError(f"decoder must be null or ByteLevel, got {short(data['decoder'])}")
     special_tokens = _special_tokens(data.get("added_tokens", []), vocab)
     ranks = {text_to_token(text): i for text, i in vocab.items() if text not in special_tokens}
-    merges = [parse_merge(entry, ranks) for entry in entries]
     node = data.get("pre_tokenizer")
-    pattern = _pattern(node)
-    return ranks, merges, pattern, special_tokens, node.get("unicode_version"), bool(model.get("ignore_merges"))
+    return {"ranks": ranks, "merges": [parse_merge(entry, ranks) for entry in entries], "pattern": _pattern(node),
+            "special_tokens": special_tokens, "unicode_version": node.get("unicode_version"),
+            "begins_with": _begins_with(data.get("post_processor"), special_tokens), "whole_pieces": bool(model.get("ignore_merges"))}
 
 
-def _adds_nothing(node):
-    """Whether a post-processor gives the ids of a text as they are: what transformers 5 writes for GPT-2."""
+def _template(text, i):
+    """A post-processor that puts a special token before a text, and before each of a pair."""
+    def parts(*names):
+        return [part for number, name in enumerate(names)
+                for part in ({"SpecialToken": {"id": text, "type_id": number}}, {"Sequence": {"id": name, "type_id": number}})]
+
+    return {"type": "TemplateProcessing", "single": parts("A"), "pair": parts("A", "B"),
+            "special_tokens": {text: {"id": text, "ids": [i], "tokens": [text]}}}
+
+
+def _begins_with(node, special_tokens):
+    """The special token that a post-processor puts before each text, or None. InputError if it does anything else to the ids."""
     match node:
-        case {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}]}:
-            return True
-    return False
+        case None | {"type": "ByteLevel"}:          # tells where in the text tokens are, and leaves ids alone
+            return None
+        case {"type": "Sequence", "processors": [{"type": "ByteLevel"}, dict(last)]}:
+            return _begins_with(last, special_tokens)
+        case {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}]}:      # transformers 5 writes it for GPT-2
+            return None
+        case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": str(text)}}, {"Sequence": {"id": "A"}}],
+              "special_tokens": {**known}}:
+            match known.get(text):
+                case {"ids": [i]} if special_tokens.get(text) == i:
+                    return text
+    raise InputError("post_processor must be null, ByteLevel, or a template that puts one of the added tokens before each text; got "
+                     f"{short(node)}")
 
 
 def _special_tokens(nodes, vocab):

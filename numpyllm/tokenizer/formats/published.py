@@ -40,13 +40,11 @@ SPELLINGS = {
         r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
         r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ),
+    "llama3": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
 }
 NAME_OF = {spelling: name for name, spellings in SPELLINGS.items() for spelling in spellings}
 
-# Older than cl100k's, and not the same: it cuts white space at the end of a text after its last newline. Llama 3 and
-# others have it; we read it as any pattern of a user's own.
-CL100K_BEFORE = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-                 r"|\s+(?!\S)|\s+")
-
 # Every character of any text is in a match of these, so a file may say as well that what is between matches is dropped.
-COVERING = {CL100K_BEFORE, *NAME_OF}
+COVERING = set(NAME_OF)

@@ -158,7 +158,7 @@ def read_json(path):
 def parse_json(data, path):
     """The JSON object in the bytes of a file. InputError, naming the file, if there is none, or a key is there twice."""
     try:
-        data = json.loads(data.decode("utf-8"), object_pairs_hook=_without_repeats)
+        data = json.loads(data.decode("utf-8"), object_pairs_hook=without_repeats)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:       # not UTF-8, not JSON, or nested beyond all reason
@@ -168,7 +168,8 @@ def parse_json(data, path):
     return data
 
 
-def _without_repeats(pairs):
+def without_repeats(pairs):
+    """For json.loads: the pairs of an object -> dict. InputError if a key is there twice."""
     table = dict(pairs)
     if len(table) < len(pairs):
         seen = set()
@@ -178,9 +179,12 @@ def _without_repeats(pairs):
 
 
 def write_json(path, data):
-    """Write JSON: the file is always the old one or the whole new one. InputError, naming it, when it cannot be."""
+    """Write JSON: the file is always the old one or the whole new one. InputError, naming it, when it cannot be.
+
+    What is no character, as in the name of a file that is not UTF-8, is escaped: \\udcff, as JSON does.
+    """
     with replacing(path) as file:
-        file.write(json.dumps(data, ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
+        file.write(json.dumps(data, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace") + b"\n")
 
 
 def short(value):

@@ -70,6 +70,8 @@ def test_the_adapted_model_begins_with_the_same_parameters(begun, flags, share):
     (("--model", "nowhere"), "nowhere"),
     (("--data", "nowhere.csv"), "nowhere.csv: cannot be read"),
     (("--learning_rate", "-1"), "learning_rate must be at least 0"),
+    (("--batch_size", f"{10**12}"), "the sizes must fit into the .* GB of this machine, they need"),
+    (("--batch_size", f"{10**400}"), "the sizes must fit into the .* GB of this machine, they need far more: "),
     (("--resume",), "holds no checkpoint"),
 ])
 def test_bad_options_are_refused_before_anything_is_written(begun, flags, message):

@@ -48,6 +48,8 @@ def read_examples(path, tokenizer, block_size, *, text_column="text", label_colu
     more than block_size tokens is refused, or with `truncate` cut: its first tokens are kept. InputError, with file and line, for
     that, an empty text, a missing column or label; skip_bad, skipped as for read_records.
     """
+    if text_column == label_column:
+        raise InputError(f"a text and its label must be in two columns, got {text_column!r} for both: give --text_column or --label_column")
     places = []
 
     def parse(fields):

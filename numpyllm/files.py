@@ -21,6 +21,8 @@ def replacing(path):
     When the block ends in an exception, `path` is what it was. An OSError becomes an InputError that names the file.
     """
     path = Path(path)
+    if not path.name:
+        raise InputError(f"a file to write must have a name, got {str(path)!r}: name one")
     sibling = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(sibling, "xb") as file:

@@ -360,3 +360,8 @@ def test_classify_needs_a_classifier_and_cuts_what_it_may(begun, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert guarded(main, ["classify", "--model", str(begun / "out"), "--backend", "numpy", "--no_truncate", "--data", str(begun / "new.txt")]) == 2
     assert "new.txt:1: a text must have at most" in capsys.readouterr().err
+    for content, message in (("\n \n", "it holds none"), ("a" * 30, "it holds none that can be used, and 1 that cannot")):
+        (begun / "new.txt").write_text(content)
+        assert guarded(main, ["classify", "--model", str(begun / "out"), "--backend", "numpy", "--data", str(begun / "new.txt"), "--no_truncate",
+                              "--skip_bad"]) == 2
+        assert capsys.readouterr().err == f"numpyllm: error: {begun / 'new.txt'}: must hold texts, one a line, {message}\n"

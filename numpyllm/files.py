@@ -18,18 +18,19 @@ BLOCK = 1 << 18     # bytes of a text that are read at once
 def replacing(path):
     """A binary file to write, which takes the place of `path` when the block ends well: all of it is on disk then.
 
-    When the block ends in an exception, `path` is what it was. An OSError becomes an InputError that names the file.
+    When the block ends in an exception, `path` is what it was. A link goes on to be one. InputError for what is there and no file,
+    such as a device or a folder, and that names the file for an OSError.
     """
-    path = Path(path)
-    if not path.name:
-        raise InputError(f"a file to write must have a name, got {str(path)!r}: name one")
-    sibling = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    place = Path(os.path.realpath(path))
+    if place.exists() and not place.is_file():
+        raise InputError(f"{path}: cannot be written: it must be a file, or not be there yet: name another")
+    sibling = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(sibling, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(sibling, path)
+        os.replace(sibling, place)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:

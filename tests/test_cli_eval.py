@@ -134,7 +134,7 @@ def test_a_failure_leaves_an_earlier_result(model, capsys, tmp_path):
     (["choice", "--data", "q.jsonl", "--json", "./q.jsonl"], "q.jsonl: a result must be written to a file of its own"),
     (["choice", "--data", "q.jsonl", "--json", "r", "--predictions", "r"], "r: a result must be written to a file of its own"),
     (["perplexity", "--data", "q.jsonl", "--json", "q.jsonl"], "q.jsonl: a result must be written to a file of its own"),
-    (["choice", "--data", "q.jsonl", "--json", "."], "is a folder"), (["choice", "--data", "q.jsonl", "--json", ""], "is a folder")])
+    (["choice", "--data", "q.jsonl", "--json", "."], "is no file"), (["choice", "--data", "q.jsonl", "--json", ""], "is no file")])
 def test_commands_that_cannot_be(model, capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     before = write(tmp_path, "q.jsonl", QUESTIONS).read_bytes()
@@ -149,9 +149,20 @@ def test_a_result_names_a_file_that_is_called_in_no_encoding(model, capsys, tmp_
     assert json.loads((tmp_path / "o.json").read_text())["data"] == str(path)
 
 
-def test_a_file_to_write_has_a_name():
-    with pytest.raises(InputError, match="must have a name, got '.': name one"), replacing(""):
-        pass
+def test_only_a_file_is_replaced_and_a_link_stays_one(tmp_path):
+    """A rename would put a file in the place of a device, where the user may do that."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for path in ("", tmp_path / "pipe", tmp_path / "folder"):
+        with pytest.raises(InputError, match="must be a file, or not be there yet"), replacing(path):
+            pass
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    with replacing(tmp_path / "link") as file:
+        file.write(b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "link", "pipe"]
 
 
 def test_without_the_harness_one_line_says_so(model, capsys, monkeypatch):

@@ -195,8 +195,10 @@ def _load(args):
         whole = Path(path).resolve()
         if whole in taken:
             raise InputError(f"{path}: a result must be written to a file of its own, this one is read or written already: name another")
-        if whole.is_dir() or not whole.parent.is_dir():
-            raise InputError(f"{path}: cannot be written: " + (f"{whole} is a folder" if whole.is_dir() else f"there is no folder {whole.parent}"))
+        if not whole.parent.is_dir():
+            raise InputError(f"{path}: cannot be written: there is no folder {whole.parent}")
+        if whole.exists() and not whole.is_file():
+            raise InputError(f"{path}: cannot be written: {whole} is no file")
         taken.add(whole)
     model, stored, tokenizer = load_decodable(args.model, weights=args.weights, ops=load_backend(args.backend))
     if stored.kind != "float32":

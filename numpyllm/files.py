@@ -19,10 +19,10 @@ def replacing(path):
     """A binary file to write, which takes the place of `path` when the block ends well: all of it is on disk then.
 
     When the block ends in an exception, `path` is what it was. A link goes on to be one. InputError for what is there and no file,
-    such as a device or a folder, and that names the file for an OSError.
+    such as a device, and one that names the file for an OSError.
     """
     place = Path(os.path.realpath(path))
-    if place.exists() and not place.is_file():
+    if place.exists() and not place.is_file() and not place.is_dir():
         raise InputError(f"{path}: cannot be written: it must be a file, or not be there yet: name another")
     sibling = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -18,16 +18,19 @@ BLOCK = 1 << 18     # bytes of a text that are read at once
 def replacing(path):
     """A binary file to write, which takes the place of `path` when the block ends well: all of it is on disk then.
 
-    When the block ends in an exception, `path` is what it was. An OSError becomes an InputError that names the file.
+    When the block ends in an exception, `path` is what it was. A link goes on to be one. InputError for what is there and no file,
+    such as a device, and one that names the file for an OSError.
     """
-    path = Path(path)
-    sibling = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    place = Path(os.path.realpath(path))
+    if place.exists() and not place.is_file() and not place.is_dir():
+        raise InputError(f"{path}: cannot be written: it must be a file, or not be there yet: name another")
+    sibling = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(sibling, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(sibling, path)
+        os.replace(sibling, place)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
@@ -158,7 +161,7 @@ def read_json(path):
 def parse_json(data, path):
     """The JSON object in the bytes of a file. InputError, naming the file, if there is none, or a key is there twice."""
     try:
-        data = json.loads(data.decode("utf-8"), object_pairs_hook=_without_repeats)
+        data = json.loads(data.decode("utf-8"), object_pairs_hook=without_repeats)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:       # not UTF-8, not JSON, or nested beyond all reason
@@ -168,7 +171,8 @@ def parse_json(data, path):
     return data
 
 
-def _without_repeats(pairs):
+def without_repeats(pairs):
+    """For json.loads: the pairs of an object -> dict. InputError if a key is there twice."""
     table = dict(pairs)
     if len(table) < len(pairs):
         seen = set()
@@ -178,9 +182,12 @@ def _without_repeats(pairs):
 
 
 def write_json(path, data):
-    """Write JSON: the file is always the old one or the whole new one. InputError, naming it, when it cannot be."""
+    """Write JSON: the file is always the old one or the whole new one. InputError, naming it, when it cannot be.
+
+    What is no character, as in the name of a file that is not UTF-8, is escaped: \\udcff, as JSON does.
+    """
     with replacing(path) as file:
-        file.write(json.dumps(data, ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
+        file.write(json.dumps(data, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace") + b"\n")
 
 
 def short(value):

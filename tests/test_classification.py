@@ -350,6 +350,18 @@ def test_classify_refuses_in_one_line(begun, capsys, flags, message):
     assert message in error and error.count("\n") == 1
 
 
+def test_text_and_label_must_be_two_columns(begun, capsys):
+    assert finetune(begun, "--text_column", "label") == 2
+    assert "a text and its label must be in two columns, got 'label' for both" in capsys.readouterr().err
+
+
+def test_a_label_that_is_no_text_is_refused_before_it_is_learnt(begun, capsys):
+    with open(begun / "data.jsonl", "a") as file:
+        file.write('{"text": "abc", "label": "\\ud800"}\n')
+    assert finetune(begun) == 2
+    assert "data.jsonl:121: must hold whole characters" in capsys.readouterr().err and not (begun / "out").exists()
+
+
 def test_classify_needs_a_classifier_and_cuts_what_it_may(begun, capsys):
     assert guarded(main, ["classify", "--model", str(begun / "base"), "--backend", "numpy", "abc"]) == 2
     assert "must hold a classifier" in capsys.readouterr().err
@@ -360,3 +372,8 @@ def test_classify_needs_a_classifier_and_cuts_what_it_may(begun, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert guarded(main, ["classify", "--model", str(begun / "out"), "--backend", "numpy", "--no_truncate", "--data", str(begun / "new.txt")]) == 2
     assert "new.txt:1: a text must have at most" in capsys.readouterr().err
+    for content, message in (("\n \n", "it holds none"), ("a" * 30, "it holds none that can be used, and 1 that cannot")):
+        (begun / "new.txt").write_text(content)
+        assert guarded(main, ["classify", "--model", str(begun / "out"), "--backend", "numpy", "--data", str(begun / "new.txt"), "--no_truncate",
+                              "--skip_bad"]) == 2
+        assert capsys.readouterr().err == f"numpyllm: error: {begun / 'new.txt'}: must hold texts, one a line, {message}\n"

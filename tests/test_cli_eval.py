@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 
 import pytest
@@ -10,7 +11,9 @@ from test_cli_generate import save_model
 
 from numpyllm import ops
 from numpyllm.cli.main import main
+from numpyllm.errors import InputError
 from numpyllm.evaluation import TASKS, count_words, perplexity
+from numpyllm.files import replacing
 from numpyllm.interop import load_decodable
 
 TEXT = "Is a whale a mammal or a fish? It is a mammal.\nnaïve Ärger, no <unk> blue <|endoftext|> sky.\n\n" * 4
@@ -127,12 +130,39 @@ def test_a_failure_leaves_an_earlier_result(model, capsys, tmp_path):
     (["choice", "--data", "q.jsonl", "--shots", "9", "--train", "q.jsonl"], "9 examples were asked for, there are 8"),
     (["choice", "--data", "missing.jsonl"], "missing.jsonl"), (["task", "sst3", "--data", "q.jsonl"], "invalid choice"),
     (["task", "sst2", "--data", "q.jsonl"], "q.jsonl:1: "), (["chioce"], "did you mean choice?"),
-    (["choice", "--data", "q.jsonl", "--predictions", "none/p.jsonl"], "there is no folder")])
+    (["choice", "--data", "q.jsonl", "--predictions", "none/p.jsonl"], "there is no folder"),
+    (["choice", "--data", "q.jsonl", "--json", "./q.jsonl"], "q.jsonl: a result must be written to a file of its own"),
+    (["choice", "--data", "q.jsonl", "--json", "r", "--predictions", "r"], "r: a result must be written to a file of its own"),
+    (["perplexity", "--data", "q.jsonl", "--json", "q.jsonl"], "q.jsonl: a result must be written to a file of its own"),
+    (["choice", "--data", "q.jsonl", "--json", "."], "is no file"), (["choice", "--data", "q.jsonl", "--json", ""], "is no file")])
 def test_commands_that_cannot_be(model, capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path, "q.jsonl", QUESTIONS)
+    before = write(tmp_path, "q.jsonl", QUESTIONS).read_bytes()
     code, printed, errors = run(capsys, *arguments, model=model)
     assert code == 2 and printed == "" and message in errors
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
+def test_a_result_names_a_file_that_is_called_in_no_encoding(model, capsys, tmp_path):
+    path = write(tmp_path, os.fsdecode(b"q\xff.jsonl"), QUESTIONS)
+    assert run(capsys, "choice", "--data", path, "--json", tmp_path / "o.json", model=model)[0] == 0
+    assert json.loads((tmp_path / "o.json").read_text())["data"] == str(path)
+
+
+def test_only_a_file_is_replaced_and_a_link_stays_one(tmp_path):
+    """A rename would put a file in the place of a device, where the user may do that."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for path in ("", tmp_path / "pipe", tmp_path / "folder"):
+        with pytest.raises(InputError, match="must be a file, or not be there yet|Is a directory"), replacing(path):
+            pass
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    with replacing(tmp_path / "link") as file:
+        file.write(b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "link", "pipe"]
 
 
 def test_without_the_harness_one_line_says_so(model, capsys, monkeypatch):

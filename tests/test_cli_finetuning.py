@@ -1,5 +1,7 @@
 """What the tasks of numpyllm finetune share: options, freezing, LoRA, the record of a run."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from numpyllm.errors import InputError
 from numpyllm.interop import save_model
 from numpyllm.models import GPT, GPTConfig, LSTMLM, LSTMConfig
 from numpyllm.tokenizer import CharacterTokenizer
+from numpyllm.training.checkpoint import make_model
 
 TOKENIZER = CharacterTokenizer.train("abcdefgh \n")
 
@@ -70,6 +73,8 @@ def test_the_adapted_model_begins_with_the_same_parameters(begun, flags, share):
     (("--model", "nowhere"), "nowhere"),
     (("--data", "nowhere.csv"), "nowhere.csv: cannot be read"),
     (("--learning_rate", "-1"), "learning_rate must be at least 0"),
+    (("--batch_size", f"{10**12}"), "the sizes must fit into the .* GB of this machine, they need"),
+    (("--batch_size", f"{10**400}"), "the sizes must fit into the .* GB of this machine, they need far more: "),
     (("--resume",), "does not exist: train"),
 ])
 def test_bad_options_are_refused_before_anything_is_written(begun, flags, message):
@@ -99,3 +104,22 @@ def test_an_lstm_is_refused_where_a_gpt_is_needed(begun):
     opened = open_finetuning(parsed(begun, "--model", str(begun / "lstm")), "instruct", log=lambda line: None)
     with pytest.raises(InputError, match="needs a GPT, .* is of architecture lstm"):
         require_gpt(opened)
+
+
+@pytest.mark.parametrize("line, message", [
+    ('freeze = "some"', "freeze: invalid literal"), ("freeze = true", "freeze: invalid literal"), ("freeze = 0", "freeze: must be at least 1, got 0"),
+    ("freeze = [1]", "freeze: invalid literal")])
+def test_freeze_in_a_file_is_what_the_flag_takes(begun, line, message):
+    (begun / "my.toml").write_text(line)
+    with pytest.raises(InputError, match=f"my.toml: {message}"):
+        parsed(begun, "--config", str(begun / "my.toml"))
+    for text, value in (('"all"', "all"), ("2", 2)):
+        (begun / "my.toml").write_text(f"freeze = {text}")
+        assert parsed(begun, "--config", str(begun / "my.toml")).freeze == value
+
+
+def test_a_checkpoint_of_a_size_that_cannot_be_is_refused_before_it_is_allocated(begun):
+    state = json.loads((begun / "base" / "state.json").read_text())
+    for name, size in (("n_embd", 1 << 60), ("n_layer", 1 << 60), ("vocab_size", 10**300)):
+        with pytest.raises(InputError, match="the sizes must fit into"):
+            make_model(state | {"model": state["model"] | {name: size}}, begun)

@@ -49,6 +49,8 @@ def test_dpo(begun, capsys):
     assert found[0]["val/loss"] == pytest.approx(np.log(2), abs=1e-5) and found[-1]["val/loss"] < 0.6 and found[-1]["val/accuracy"] == 1
     samples = [json.loads(line)["text"] for line in (begun / "out" / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 3 and samples[0].startswith("> ")
+    assert main(["finetune", "prefer", "--config", str(begun / "out" / "config.toml"), "--overwrite"]) == 0     # a run's record can be run
+    assert metrics(begun / "out")[-1]["val/loss"] == found[-1]["val/loss"]
 
 
 def test_a_reward_model_and_then_reinforcement_by_it(begun, capsys):

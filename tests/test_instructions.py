@@ -378,6 +378,7 @@ def test_beams_need_a_token_to_end_at(tmp_path, capsys):
     save_model(tmp_path / "bare", GPT(GPTConfig(**SIZES | {"vocab_size": BARE.n_vocab})), BARE)
     command = ["generate", "--model", str(tmp_path / "bare"), "--template", "plain", "--prompt", "a", "--max_new_tokens", "3"]
     assert guarded(main, command) == 0
+    assert guarded(main, [*command, "--prompt", " "]) == 2 and "--template needs an instruction" in capsys.readouterr().err
     assert guarded(main, [*command, "--beams", "2"]) == 2 and "leave out --beams or --template" in capsys.readouterr().err
 
 

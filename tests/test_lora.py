@@ -326,6 +326,14 @@ def array(*stored):
     return spoil
 
 
+def without(key):
+    def spoil(folder):
+        values = json.loads((folder / "adapter.json").read_text())
+        del values[key]
+        (folder / "adapter.json").write_text(json.dumps(values))
+    return spoil
+
+
 NAME = "blocks.0.attn.qkv.lora_a"
 
 
@@ -337,6 +345,7 @@ NAME = "blocks.0.attn.qkv.lora_a"
     (edit(lora={"rank": "2"}), "rank must be a whole number"), (edit(layout=[]), "layout must hold"), (edit(layout={"a": [0, [-1]]}), "layout must hold"),
     (edit(layout={"a": [0, [10**13, 10**13]]}), "layout must hold"), (edit(layout={"a": [0, [10**9, 10**9]]}), "layout must be that"),
     (edit(layout={"a": [True, [3]]}), "layout must hold"), (edit(base_sha256=3), "trained beside other weights"),
+    (without("array_sha256"), "is damaged"), (without("base_sha256"), "trained beside other weights"), (without("lora"), "lora must hold rank"),
     (edit(lora={"rank": 3, "targets": ["up"]}), "layout must be that|of the model's kind"), (layout(lambda names: names.pop(NAME)), "layout must be that"),
     (layout(lambda names: names.update({NAME: [16, [8, 3]]})), "layout must be that"), (array(np.zeros(7, np.float32)), "finite numbers"),
     (array(np.array([{}], object)), "is no array"), (array(np.full(560, np.nan, np.float32)), "finite numbers"),

@@ -435,6 +435,15 @@ def test_bad_pairs_are_named_by_line_or_skipped(tmp_path, row, message):
     assert len(read_preferences(path, FORM, skip_bad=True, skipped=skipped)) == 2 and len(skipped) == 1
 
 
+def test_a_prompt_has_no_control_signs(tmp_path):
+    path = write(tmp_path, [GOOD, GOOD | {"prompt": "a<|endoftext|>b"}])
+    form = FORM._replace(tokenizer=WORDS)
+    for read in (lambda **settings: read_preferences(path, form, **settings), lambda **settings: read_prompts(path, form, 30, **settings)):
+        with pytest.raises(InputError, match=r"p\.jsonl:2: a prompt must not contain '<\|endoftext\|>'"):
+            read()
+        assert len(read(skip_bad=True)) == 1
+
+
 def test_prompts_alone_are_read_once_each(tmp_path):
     path = write(tmp_path, [GOOD, {"prompt": "d"}, GOOD])
     assert [prompt.text for prompt in read_prompts(path, FORM, 20)] == ["ab", "d"]

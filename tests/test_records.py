@@ -25,6 +25,7 @@ ROWS = [{"text": "a, b", "label": "x"}, {"text": "zwei", "label": "y"}]
     ("a.csv", '\ufefftext,label\r\n"a, b",x\r\n\r\nzwei,y'),
     ("a.tsv", "text\tlabel\na, b\tx\nzwei\ty\n"),
     ("a.jsonl", "\n".join(map(json.dumps, ROWS)) + "\n\n"),
+    ("a.csv", 'text,label\r"a, b",x\rzwei,y\r'),
     ("a.json", json.dumps(ROWS)),
 ])
 def test_the_same_records_from_every_kind_of_file(tmp_path, name, content):
@@ -41,7 +42,9 @@ def test_a_field_may_have_lines_and_a_tsv_has_no_quotes(tmp_path):
     ("a.csv", "text,tag\na,b\n", r"a\.csv:1: .*column 'label', it names 'text', 'tag'"),
     ("a.csv", "text,label,text\n", r"a\.csv:1: .*names of their own"),
     ("a.csv", "text,label\na,b\nc\n", r"a\.csv:3: must have 2 columns, .* it has 1"),
-    ("a.csv", 'text,label\n"a,b\n', r"a\.csv:\d: .*quotation mark"),
+    ("a.csv", 'text,label\n"a,b\nc,d\n', r"a\.csv:2: .*quotation mark"),
+    ("a.csv", 'text,label\n"a\nb",c\n"a\nb",c,d\n', r"a\.csv:4: must have 2 columns"),
+    ("a.csv", 'text,label\na\rb,c\n', r"a\.csv:2: new-line character seen in unquoted field: is a"),
     ("a.tsv", b"text\tlabel\na\tb\n\xff\tc\n", r"a\.tsv:3: is no UTF-8 text \(byte 0"),
     ("a.jsonl", '{"text": "a", "label": "b"}\n{"text": \n', r"a\.jsonl:2: must be a JSON object in one line"),
     ("a.jsonl", "[1]\n", r"a\.jsonl:1: must be a JSON object, got \[1\]"),
@@ -49,7 +52,12 @@ def test_a_field_may_have_lines_and_a_tsv_has_no_quotes(tmp_path):
     ("a.jsonl", '{"text": "a", "label": null}\n', r"a\.jsonl:1: must have a field 'label'"),
     ("a.json", '[{"text": "a",\n"label": }]', r"a\.json:2: must be JSON"),
     ("a.json", '{"text": 1}', r"must hold a JSON list"),
-    ("a.json", '[{"text": "a", "label": "b"}, 7]', r"a\.json: entry 2: must be a JSON object, got 7"),
+    ("a.json", '\ufeff\n[{"text": "a,\\n]", "label":\r\n "b"}\n, 7 ]', r"a\.json:4: must be a JSON object, got 7"),
+    ("a.json", b'[\n"\xe9"]', r"a\.json:2: is no UTF-8 text \(byte 1"),
+    ("a.jsonl", '\n{"text": "a", "label": "b", "text": "c"}\n', r"a\.jsonl:2: keys must be distinct, got 'text' twice"),
+    ("a.json", '[\n{"text": "a", "label": "b", "text": "c"}\n]', r"a\.json:2: keys must be distinct, got 'text' twice"),
+    ("a.jsonl", '{"text": "a", "label": ["b", "\\ud83d"]}\n', r"a\.jsonl:1: must hold whole characters, got \\ud83d alone"),
+    ("a.jsonl", "[" * 100_000, r"a\.jsonl:1: must be a JSON object in one line: maximum recursion"),
     ("a.csv", "text,label\n", "must hold records, it holds none"),
     ("a.csv", "", "must hold records, it holds none"),
     ("a.txt", "text", r"must be of a known kind \(\.csv, .*got \.txt"),
@@ -57,6 +65,11 @@ def test_a_field_may_have_lines_and_a_tsv_has_no_quotes(tmp_path):
 def test_bad_files_are_refused_with_their_line(tmp_path, name, content, message):
     with pytest.raises(InputError, match=message):
         read_records(write(tmp_path, name, content), columns=("text", "label"))
+
+
+def test_half_a_character_is_refused_and_a_pair_of_halves_is_one(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"text": "\\ud83d\\ude00 \\u00e9"}\n{"text": "\\ude00"}\n')
+    assert read_records(path, skip_bad=True) == [{"text": "\U0001f600 \xe9"}]
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -273,6 +273,7 @@ def test_a_model_sees_through_its_pattern(pattern):
     ({"attention": "strided", "window": 0}, "attention strided and window 0 do not fit together"),
     ({"window": 4}, "attention causal and window 4 do not fit together"),
     ({"attention": "window", "window": -1}, "window must be a whole number of at least 0"),
+    ({"attention": "window", "window": 1 << 63}, "window must be at least 0 and below"),
     ({"exact_gelu": True, "mlp": "relu"}, "exact_gelu is about GELU, got mlp=relu"),
     ({"softcap": -1.0}, "softcap must be at least 0"),
     ({"softcap": float("nan")}, "softcap must be at least 0"),

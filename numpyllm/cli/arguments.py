@@ -129,7 +129,7 @@ def _checked(what, action, value):
         words = {int: "a whole number", float: "a number", str: 'a text in quotation marks', bool: "true or false"}
         raise InputError(f"{what} must be {words[kind]}, got {value!r}")
     try:
-        value = kind(value) if isinstance(action.type, type) or kind in (str, bool) else action.type(str(value))
+        value = kind(value) if isinstance(action.type, type) or action.type in (None, _boolean) else action.type(str(value))
     except (argparse.ArgumentTypeError, ValueError, OverflowError) as error:
         raise InputError(f"{what}: {error}") from None
     if action.choices is not None and value not in action.choices:

@@ -188,9 +188,18 @@ def _add_common(parser, *, batch_size, what):
 
 def _load(args):
     """-> model, tokenizer. InputError, before anything is computed, where a result could not be written."""
+    taken = {Path(path).resolve() for path in (getattr(args, "data", None), getattr(args, "train", None)) if path is not None}
     for path in (args.json, getattr(args, "predictions", None)):
-        if path is not None and not Path(path).resolve().parent.is_dir():
-            raise InputError(f"{path}: cannot be written: there is no folder {Path(path).resolve().parent}")
+        if path is None:
+            continue
+        whole = Path(path).resolve()
+        if whole in taken:
+            raise InputError(f"{path}: a result must be written to a file of its own, this one is read or written already: name another")
+        if not whole.parent.is_dir():
+            raise InputError(f"{path}: cannot be written: there is no folder {whole.parent}")
+        if whole.exists() and not whole.is_file():
+            raise InputError(f"{path}: cannot be written: {whole} is no file")
+        taken.add(whole)
     model, stored, tokenizer = load_decodable(args.model, weights=args.weights, ops=load_backend(args.backend))
     if stored.kind != "float32":
         stored.write_into(model)

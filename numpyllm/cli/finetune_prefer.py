@@ -75,8 +75,8 @@ def run(args):
     """The task with parsed options -> exit code."""
     opened = open_finetuning(args, "prefer", kept=KEPT)
     args.template = args.template or _template_of(args.model)
-    opened = opened._replace(facts=opened.facts | {"template": args.template}
-                             | _facts_of_reward(args.reward, opened.state))
+    opened = opened._replace(facts=opened.facts | {"template": args.template} | _facts_of_reward(args.reward, opened.state)
+                             | dict.fromkeys(FOREIGN[args.method]))      # so that config.toml has what can be given alone
     trainer = make_trainer(opened, args)
     if code := run_finetuning(opened, trainer):
         return code

@@ -14,6 +14,7 @@ from ..files import read_bytes, write_json
 from ..finetuning import add_lora, save_adapter
 from ..interop import load_model
 from ..models import LoRA, architecture_of
+from ..models.estimate import refuse_what_cannot_fit
 from ..tokenizer.base import Tokenizer
 from ..training import RunFolder, TrainConfig, load_checkpoint, newest_checkpoint
 from ..training.environment import environment
@@ -93,6 +94,7 @@ def open_finetuning(args, task, *, kept=(), log=print):
     model, tokenizer = load_model(args.model, ops=ops)
     if tokenizer is None:
         raise InputError(f"{args.model} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt): put the model's there")
+    refuse_what_cannot_fit(train.batch_size * model.config.n_layer * model.config.n_embd * model.parameters.dtype.itemsize)  # a token a row
     model.recompute = train.recompute       # what is made of it takes it over
     facts = {"task": task} | {name: getattr(args, name) for name in (*KEPT, *kept)}
     facts |= {name: str(Path(getattr(args, name)).resolve()) for name in ("model", "data")}

@@ -70,6 +70,8 @@ def _answer(decoder, tokenizer, prompt, sampling, args):
     """Print what continues one prompt, or answers it."""
     said, asked, end = prompt, prompt, Ending([], tokenizer.eot_token, ())
     if args.template:
+        if not prompt.strip():
+            raise InputError("--template needs an instruction to write down, the prompt is empty: give a --prompt")
         template = TEMPLATES[args.template]
         said, asked, end = f"{prompt.strip()}\n", template.prompt(prompt.strip()), ending(tokenizer, template.stop)
     ids = tokenizer.encode(asked, allowed_special="all")

@@ -6,12 +6,14 @@ Every error names the file and the line, as FILE:LINE, so that an editor finds i
 import csv
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import read_bytes, short
+from ..files import read_bytes, short, without_repeats
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+BETWEEN = re.compile(r"[\s,]*")         # two entries of a JSON list
 
 
 def read_records(path, parse=dict, *, columns=(), header=None, kind=None, skip_bad=False, skipped=None, places=None):
@@ -121,15 +123,16 @@ def _table(data, path, kind, columns, header):
     rows = csv.reader(lines, strict=True) if kind == ".csv" else csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     names = header
     while True:
+        place = f"{path}:{rows.line_num + 1}"           # where the record begins: quoted, it may have several lines
         try:
             row = next(rows, None)
         except csv.Error as error:
-            raise InputError(f"{path}:{rows.line_num}: {error}: is a quotation mark missing, or too much?") from None
+            what = str(error).partition(" - ")[0]       # without advice on how Python opens files
+            raise InputError(f"{place}: {what}: is a quotation mark missing, or too much?") from None
         if row is None:
             return
         if not row:
             continue
-        place = f"{path}:{rows.line_num}"
         if names is None:
             names = [name.strip() for name in row]
             missing = [name for name in columns if name not in names]
@@ -146,31 +149,58 @@ def _table(data, path, kind, columns, header):
 def _objects(data, path, kind):
     if kind == ".json":
         try:
-            values = json.loads(data.decode("utf-8-sig"))
+            text = "".join(_lines(data, path))
+            values = json.loads(text)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}:{error.lineno}: must be JSON: {error.msg}") from None
         except (ValueError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"{path}: must be JSON: {error}") from None
         if not isinstance(values, list):
             raise InputError(f"{path}: must hold a JSON list of objects, got {short(values)}")
-        for number, value in enumerate(values, 1):
-            yield f"{path}: entry {number}", _object(value)
+        for number, (start, end) in _entries(text):
+            yield f"{path}:{number}", _object(text[start:end])
         return
     for number, line in enumerate(_lines(data, path), 1):
         if line.strip():
-            try:
-                yield f"{path}:{number}", _object(json.loads(line))
-            except (ValueError, RecursionError) as error:
-                yield f"{path}:{number}", InputError(f"must be a JSON object in one line: {error}")
+            yield f"{path}:{number}", _object(line)
 
 
-def _object(value):
+def _entries(text):
+    """Yield the line, and (begin, end), of each entry of the JSON list that a text is known to be."""
+    decoder, end = json.JSONDecoder(), text.index("[") + 1
+    line = 1 + text.count("\n", 0, end)
+    while text[(start := BETWEEN.match(text, end).end())] != "]":
+        line += text.count("\n", end, start)
+        _, end = decoder.raw_decode(text, start)
+        yield line, (start, end)
+        line += text.count("\n", start, end)
+
+
+def _object(text):
+    """The JSON object that a text is, or an InputError that says why it is none."""
+    try:
+        value = json.loads(text, object_pairs_hook=without_repeats)
+        if "\\u" in text:               # may be half of a character, which no file of text can hold
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        return InputError(f"must hold whole characters, got \\u{ord(error.object[error.start]):x} alone: it is half of one")
+    except json.JSONDecodeError as error:
+        return InputError(f"must be a JSON object in one line: {error.msg}, at its character {error.pos + 1}")
+    except InputError as error:
+        return error
+    except (ValueError, RecursionError) as error:
+        return InputError(f"must be a JSON object in one line: {error}")
     return value if isinstance(value, dict) else InputError(f"must be a JSON object, got {short(value)}")
 
 
 def _lines(data, path):
     """The lines of UTF-8 text, each with "\\n", for CSV may have them inside a field."""
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").split(b"\n"), 1):
+    data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+    if b"\n" not in data:               # as old spreadsheets on a Mac write
+        data = data.replace(b"\r", b"\n")
+    for number, line in enumerate(data.split(b"\n"), 1):
         try:
             yield line.decode("utf-8") + "\n"
         except UnicodeDecodeError as error:

@@ -66,9 +66,9 @@ def load_adapter(model, folder):
         raise InputError(f"{path}: layout must be that of an adapter to this model, it has {n:,} numbers: load "
                          "the base that it belongs to")
     data = read_bytes(folder / ARRAY, limit=2 * 8 * n + MOST_HEADER)
-    if hashlib.sha256(data).hexdigest() != values["array_sha256"]:
+    if hashlib.sha256(data).hexdigest() != values.get("array_sha256"):
         raise InputError(f"{folder / ARRAY}: is damaged (its SHA-256 must be that in {VALUES}): restore it from a copy")
-    if values["base_sha256"] != base_sha256(model, layout):
+    if values.get("base_sha256") != base_sha256(model, layout):
         raise InputError(f"{folder}: this adapter was trained beside other weights than this model's: load the "
                          "base that it belongs to")
     if model.lora is None:

@@ -17,12 +17,20 @@ class Form(NamedTuple):
 
     def encode(self, prompt, answer):
         """-> ids, targets (T), as templates.encode_answer."""
+        self._check(prompt)
         return encode_answer(self.template.prompt(prompt), answer, self.tokenizer, self.block_size,
                              stop=self.template.stop)
 
     def prompt_ids(self, prompt):
         """The tokens that stand before an answer, a list."""
+        self._check(prompt)
         return self.tokenizer.encode(self.template.prompt(prompt), allowed_special="all")
+
+    def _check(self, prompt):
+        """InputError if it contains what is a control sign to this tokenizer: no prompt may end itself."""
+        for token in self.tokenizer.special_tokens:
+            if token in prompt:
+                raise InputError(f"a prompt must not contain {token!r}, which is no text to this tokenizer: take it out")
 
     @property
     def ending(self):

@@ -100,5 +100,6 @@ def refuse_what_cannot_fit(needed):
         return
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
-        raise InputError(f"the sizes must fit into the {there / 1e9:.0f} GB of this machine, they need {needed / 1e9:,.0f} GB: "
+        much = f"{needed / 1e9:,.0f} GB" if needed < 1 << 90 else "far more"         # an integer may be more than any float
+        raise InputError(f"the sizes must fit into the {there / 1e9:.0f} GB of this machine, they need {much}: "
                          "choose a smaller n_embd, n_layer, block_size, vocab_size or batch_size")

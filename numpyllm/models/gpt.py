@@ -79,6 +79,7 @@ class GPTConfig:
             require_one_of(self, known, name)
         require_whole(self, 0, "n_hidden", "n_kv_head", "window", "n_expert", "rotary_trained")
         require_whole(self, 1, "n_expert_used")
+        require_between(self, 0, 1 << 31, "window")
         require_between(self, 0, math.inf, "softcap", "balance")
         require_between(self, 1e-6, math.inf, "rotary_scale", "rotary_base")
         if self.n_head % self.kv_heads:

@@ -25,6 +25,7 @@ from .. import tokenizer as tokenizers
 from ..errors import InputError
 from ..files import replacing, sync
 from ..models import ARCHITECTURES, LoRA
+from ..models.estimate import refuse_what_cannot_fit
 
 VERSION = 2                     # 1: without `version` and `progress`
 CHECKPOINT = "step_{:08d}"      # name of the folder, by the number of steps taken
@@ -152,7 +153,9 @@ def make_model(state, folder, *, ops=text):
     """The model that a checkpoint's state describes, its parameters still zero. Raises InputError."""
     kind = ARCHITECTURES[architecture(state, folder)]
     lora = {} if state.get("lora") is None else {"lora": make_config(LoRA, state["lora"], folder)}
-    return kind.model(make_config(kind.config, state["model"], folder), ops=ops, seed=None, **lora)
+    config = make_config(kind.config, state["model"], folder)
+    refuse_what_cannot_fit(2 * kind.estimate(config, 1).parameter_bytes)        # parameters and gradients
+    return kind.model(config, ops=ops, seed=None, **lora)
 
 
 def load_model(run, *, ops=text):

@@ -14,7 +14,7 @@ from tokenizer_strings import NASTY, with_bytes
 
 from numpyllm.errors import InputError
 from numpyllm.evaluation.loglikelihood import encode_pair
-from numpyllm.finetuning.classification import encode as encode_example
+from numpyllm.finetuning.classification_data import encode_text as encode_example
 from numpyllm.finetuning.templates import Turn, encode_turns
 from numpyllm.interop import load_pretrained, save_pretrained
 from numpyllm.models import GPT, GPTConfig

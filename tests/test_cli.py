@@ -54,6 +54,11 @@ def test_gradcheck_fails_with_exit_code_1(capsys, monkeypatch):
     assert code == 1 and "NO" in out and "1 failed" in out and "worst at" in out
 
 
+def test_gradcheck_is_the_same_by_several_processes(capsys):
+    alone, shared = (run(capsys, "gradcheck", "--op", "layernorm", "--workers", n) for n in ("1", "2"))
+    assert alone == shared and alone[0] == 0 and "layernorm" in alone[1]
+
+
 def test_gradcheck_of_everything_takes_under_30_seconds():
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", "numpyllm", "gradcheck"], capture_output=True, text=True)

@@ -1,10 +1,16 @@
 """numpyllm gradcheck: is every hand-written gradient right?"""
 
 import json
+import multiprocessing
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 from ..checks import CASES, check_case
 from ..errors import InputError
 from ..gradcheck import TOLERANCE
+from ..training.replicas import physical_cores
 from .arguments import Parser, at_least
 
 METHODS = {"complex": ("complex",), "central": ("central",), "both": ("complex", "central")}
@@ -17,6 +23,8 @@ def main(argv=None):
     parser.add_argument("--op", default=None, metavar="NAME", help="only cases whose name begins with this (such as attention)")
     parser.add_argument("--method", choices=METHODS, default="complex", help="numerical method")
     parser.add_argument("--seed", type=at_least(0), default=0, help="for values and cotangents")
+    parser.add_argument("--workers", type=at_least(1), default=None, metavar="N",
+                        help="processes that share the cases; without it one for --op, and one a core for all")
     parser.add_argument("--json", action="store_true", help="one array of objects instead of a table")
     args = parser.parse_args(argv)
     chosen = [name for name in CASES if args.op is None or name.lower().startswith(args.op.lower())]
@@ -26,8 +34,9 @@ def main(argv=None):
     rows = []
     if not args.json:
         print(f"{'op':30} {'tensor':26} {'shape':14} {'method':8} {'error':>8}  ok")
-    for name in chosen:
-        for row in check_case(name, methods=METHODS[args.method], seed=args.seed):
+    check = partial(check_case, methods=METHODS[args.method], seed=args.seed)
+    for found in _shared_out(check, chosen, args.workers or (1 if args.op else physical_cores())):
+        for row in found:
             rows.append(row)
             if not args.json:
                 shape = " x ".join(map(str, row.shape))
@@ -42,3 +51,16 @@ def main(argv=None):
         worst = max(rows, key=lambda row: row.error / TOLERANCE[row.method])
         print(f"{len(rows)} checks, {failed} failed; largest error {worst.error:.1e} ({worst.op}: {worst.tensor}, {worst.method})")
     return 1 if failed else 0
+
+
+def _shared_out(function, arguments, workers):
+    """function(argument) of each, in their order: here, or by so many processes at once."""
+    if workers == 1:
+        yield from map(function, arguments)
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=signal.signal,
+                             initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:             # Ctrl-C is for this process
+        try:
+            yield from pool.map(function, arguments)
+        except BrokenProcessPool:
+            raise InputError("a worker process died (was it killed for want of memory?): give --workers 1") from None

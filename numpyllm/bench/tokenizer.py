@@ -41,7 +41,7 @@ def tiktoken_peer(tokenizer, pattern):
     tiktoken = load_extra("tiktoken", "bench")
     spelling = SPELLINGS[pattern][-1] if pattern in SPELLINGS else pattern
     peer = tiktoken.Encoding("peer", pat_str=spelling, mergeable_ranks=tokenizer.ranks, special_tokens=tokenizer.special_tokens)
-    return Peer(lambda text: peer.encode_to_numpy(text, disallowed_special=(), begin=False), peer.encode_ordinary, None)
+    return Peer(lambda text: peer.encode_to_numpy(text, disallowed_special=()), peer.encode_ordinary, None)
 
 
 def tokenizers_peer(tokenizer, pattern):

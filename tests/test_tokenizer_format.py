@@ -148,10 +148,10 @@ def sequence(*parts):
     (("model",), None, 'there must be a "model" with "vocab" and "merges", got {"version": "1.0"'),
     (("model", "vocab"), [], 'there must be a "model" with "vocab" and "merges"'),
     (("model", "merges"), None, 'there must be a "model" with "vocab" and "merges"'),
-    (("model", "dropout"), 0.1, "dropout must be null or false, got 0.1; only plain byte-level BPE is read"),
+    (("model", "dropout"), 0.1, "dropout must be null or false, got 0.1: ids would not be those that are meant"),
     (("model", "continuing_subword_prefix"), "##", '_prefix must be null or false, got "##"'),
     (("model", "end_of_word_suffix"), "</w>", 'end_of_word_suffix must be null or false, got "</w>"'),
-    (("model", "byte_fallback"), True, "byte_fallback must be false: this is a vocabulary of characters"),
+    (("model", "byte_fallback"), True, "ignore_merges must be null or false, got true"),
     (("normalizer",), ACCENT, 'normalizer must be null or false, got {"type": "StripAccents"}'),
     (("truncation",), {"max_length": 5}, 'truncation must be null or false, got {"max_length": 5}'),
     (("padding",), {"pad_id": 0}, 'padding must be null or false, got {"pad_id": 0}'),
@@ -225,7 +225,7 @@ def test_more_files_refused(path, data):
 
 def test_messages_stay_short(path, data):
     data["normalizer"] = {"type": "Replace", "content": "x" * 1000}
-    with pytest.raises(InputError, match=r'got \{"type": "Replace", "content": "x{50,70}\.\.\.; only'):
+    with pytest.raises(InputError, match=r'got \{"type": "Replace", "content": "x{50,70}\.\.\.: ids'):
         read(path, data)
 
 

@@ -18,7 +18,7 @@ from ..files import parse_json, read_bytes, replacing_folder, short
 from ..models import GPT
 from ..models.estimate import parameter_count, refuse_what_cannot_fit
 from ..models.lora import is_adapter
-from ..tokenizer import BytePairTokenizer
+from ..tokenizer import BytePairTokenizer, SentencePieceTokenizer
 from ..tokenizer.formats import IN_A_FOLDER
 from .architecture import HEAD
 from .gpt2 import GPT2
@@ -104,7 +104,7 @@ def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
     LoRA is merged in. A model without biases is written with biases of zero where the layout has them, rotary pairs of neighbours as pairs half a
     head apart. A folder that holds anything is
     refused; with overwrite, one that this function wrote is replaced. Raises InputError for that, for a model in other
-    types than float32 or float64 or with values that are no numbers, a tokenizer other than BytePairTokenizer, and a full disk.
+    types than float32 or float64 or with values that are no numbers, a tokenizer that has no tokenizer.json, and a full disk.
     """
     safetensors, numpy_side = load_extra("safetensors", "hf"), load_extra("safetensors.numpy", "hf")
     if not isinstance(model, GPT):
@@ -115,7 +115,7 @@ def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
         raise InputError("a model to save must have finite numbers of type float32 or float64, this one of "
                          f"{parameters.dtype} has not")
     if tokenizer is not None:
-        if not isinstance(tokenizer, BytePairTokenizer):
+        if not isinstance(tokenizer, BytePairTokenizer | SentencePieceTokenizer):
             raise InputError("a vocabulary of characters, or with scores, has no form that is written here for Hugging Face's "
                              "libraries: save the model without its tokenizer (--no_tokenizer)")
         _check_tokenizer(tokenizer, model.config, folder)
@@ -159,6 +159,8 @@ def _save_tokenizer(folder, tokenizer, block_size):
     _write_json(folder / "tokenizer_config.json", {     # the class that takes tokenizer.json as it stands
         "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size,
         "clean_up_tokenization_spaces": False} | {name: text for name, text in named.items() if text is not None})
+    if not isinstance(tokenizer, BytePairTokenizer):
+        return
     try:
         tokenizer.save(folder / "vocab.json", "gpt2")
     except InputError as error:

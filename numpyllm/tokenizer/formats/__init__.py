@@ -1,6 +1,7 @@
 """Vocabularies on disk, one module a format: how each is told from the others, read and written.
 
     huggingface     tokenizer.json: everything in one file, and our own way to save
+    sentencepiece   tokenizer.json of a vocabulary of characters
     gpt2            vocab.json and merges.txt, or encoder.json and vocab.bpe
     tiktoken        ranks alone; pattern and special tokens are given beside the file
 """
@@ -12,11 +13,12 @@ from typing import NamedTuple
 
 from ...errors import InputError
 from ...files import read_bytes, read_json, replacing, restoring, write_json
-from . import gpt2, huggingface, tiktoken
+from . import gpt2, huggingface, sentencepiece, tiktoken
 from .merges import check_merges
 from .published import ENCODINGS
 
 CHARACTER, SCORED = "character", "scored"       # "type" of the files of a CharacterTokenizer and a ScoredTokenizer
+SENTENCEPIECE = "sentencepiece"                 # of a SentencePieceTokenizer
 FORMATS = ("huggingface", "gpt2", "tiktoken")
 IN_A_FOLDER = ("tokenizer.json", "vocab.json", "encoder.json")     # what to look for, the first that is there
 
@@ -36,7 +38,7 @@ class Vocabulary(NamedTuple):
 def detect(path):
     """Which format a file has, or the first tokenizer in a folder -> name, path of the file, content.
 
-    The name is one of `FORMATS`, `CHARACTER` or `SCORED`; the content is a dict of JSON, or bytes. InputError, naming the file,
+    The name is one of `FORMATS`, `CHARACTER`, `SCORED` or `SENTENCEPIECE`; the content is a dict of JSON, or bytes. InputError, naming the file,
     where it is none of them.
     """
     path = Path(path)
@@ -56,6 +58,8 @@ def detect(path):
         return "gpt2", path, data                       # "type" and "model" may be tokens
     if data.get("type") in (CHARACTER, SCORED):
         return data["type"], path, data
+    if sentencepiece.is_one(data):
+        return SENTENCEPIECE, path, data
     return "huggingface", path, data
 
 

@@ -40,7 +40,7 @@ def write(ranks, merges, pattern, special_tokens, unicode_version, begins_with=N
             for text, i in sorted(special_tokens.items(), key=lambda item: item[1])],
         "normalizer": None,
         "pre_tokenizer": pre_tokenizer | {"unicode_version": unicode_version},
-        "post_processor": None if begins_with is None else _template(begins_with, special_tokens[begins_with]),
+        "post_processor": None if begins_with is None else template(begins_with, special_tokens[begins_with]),
         "decoder": byte_level,
         "model": {
             "type": "BPE",
@@ -70,21 +70,20 @@ def read(data):
         case _:
             raise InputError(f'there must be a "model" with "vocab" and "merges", got {short(data)}')
     if model.get("byte_fallback"):
-        raise InputError("byte_fallback must be false: this is a vocabulary of characters, as those of Llama 2 and Mistral (SentencePiece), "
-                         "and only plain byte-level BPE is read")
-    _refuse(data, ("normalizer", "truncation", "padding"))
-    _refuse(model, ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
+        raise InputError("byte_fallback must be false: this is a vocabulary of characters (SentencePieceTokenizer), not byte-level BPE")
+    refuse(data, ("normalizer", "truncation", "padding"))
+    refuse(model, ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
     if data.get("decoder") is not None and _type(data["decoder"]) != "ByteLevel":
         raise InputError(f"decoder must be null or ByteLevel, got {short(data['decoder'])}")
-    special_tokens = _special_tokens(data.get("added_tokens", []), vocab)
+    special_tokens = special_tokens_of(data.get("added_tokens", []), vocab)
     ranks = {text_to_token(text): i for text, i in vocab.items() if text not in special_tokens}
     node = data.get("pre_tokenizer")
     return {"ranks": ranks, "merges": [parse_merge(entry, ranks) for entry in entries], "pattern": _pattern(node),
             "special_tokens": special_tokens, "unicode_version": node.get("unicode_version"),
-            "begins_with": _begins_with(data.get("post_processor"), special_tokens), "whole_pieces": bool(model.get("ignore_merges"))}
+            "begins_with": begins_with_of(data.get("post_processor"), special_tokens), "whole_pieces": bool(model.get("ignore_merges"))}
 
 
-def _template(text, i):
+def template(text, i):
     """A post-processor that puts a special token before a text, and before each of a pair."""
     def parts(*names):
         return [part for number, name in enumerate(names)
@@ -94,13 +93,13 @@ def _template(text, i):
             "special_tokens": {text: {"id": text, "ids": [i], "tokens": [text]}}}
 
 
-def _begins_with(node, special_tokens):
+def begins_with_of(node, special_tokens):
     """The special token that a post-processor puts before each text, or None. InputError if it does anything else to the ids."""
     match node:
         case None | {"type": "ByteLevel"}:          # tells where in the text tokens are, and leaves ids alone
             return None
         case {"type": "Sequence", "processors": [{"type": "ByteLevel"}, dict(last)]}:
-            return _begins_with(last, special_tokens)
+            return begins_with_of(last, special_tokens)
         case {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}]}:      # transformers 5 writes it for GPT-2
             return None
         case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": str(text)}}, {"Sequence": {"id": "A"}}],
@@ -112,14 +111,14 @@ def _begins_with(node, special_tokens):
                      f"{short(node)}")
 
 
-def _special_tokens(nodes, vocab):
+def special_tokens_of(nodes, vocab):
     if not isinstance(nodes, list):
         raise InputError(f"added_tokens must be an array, got {short(nodes)}")
     special_tokens = {}
     for node in nodes:
         match node:
             case {"content": str(text), "id": int(i), "special": True}:
-                _refuse(node, ("single_word", "lstrip", "rstrip"))
+                refuse(node, ("single_word", "lstrip", "rstrip"))
             case _:
                 raise InputError(f"added tokens must have content, an id and special true, got {short(node)}")
         if text in special_tokens:
@@ -148,8 +147,8 @@ def _type(node):
     return node.get("type") if isinstance(node, dict) else None
 
 
-def _refuse(node, names):
+def refuse(node, names):
+    """InputError if one of these is anything but null or false."""
     for name in names:
         if node.get(name):
-            raise InputError(f"{name} must be null or false, got {short(node[name])}; only plain byte-level "
-                             "BPE is read")
+            raise InputError(f"{name} must be null or false, got {short(node[name])}: ids would not be those that are meant")

@@ -64,10 +64,12 @@ def test_texts_come_back(text):
 
 
 @pytest.mark.parametrize("prefix, expected", [
-    ("prepend", ["<s>", SPACE + "the", "</s>", SPACE, SPACE + "the"]), ("always", ["<s>", SPACE + "the", "</s>", SPACE + "the"]),
-    ("first", ["<s>", SPACE + "the", "</s>", SPACE + "the"]), ("never", ["<s>", "the", "</s>", SPACE + "the"])])
+    ("prepend", ["<s>", SPACE + "the", "</s>", SPACE + "the", "</s>", SPACE, SPACE + "the"]),
+    ("always", ["<s>", SPACE + "the", "</s>", SPACE + "the", "</s>", SPACE + "the"]),
+    ("first", ["<s>", SPACE + "the", "</s>", "the", "</s>", SPACE + "the"]),
+    ("never", ["<s>", "the", "</s>", "the", "</s>", SPACE + "the"])])
 def test_where_a_space_is_added(prefix, expected):
-    assert made(prefix).encode("the</s> the", allowed_special="all") == [(TOKENS | SPECIAL)[token] for token in expected]
+    assert made(prefix).encode("the</s>the</s> the", allowed_special="all") == [(TOKENS | SPECIAL)[token] for token in expected]
     assert made(prefix).encode("the", begin=False) == [TOKENS["the"]]            # goes on with another text
 
 

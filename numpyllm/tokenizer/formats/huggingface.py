@@ -34,10 +34,7 @@ def write(ranks, merges, pattern, special_tokens, unicode_version, begins_with=N
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
-             "normalized": False, "special": True}
-            for text, i in sorted(special_tokens.items(), key=lambda item: item[1])],
+        "added_tokens": added_tokens(special_tokens),
         "normalizer": None,
         "pre_tokenizer": pre_tokenizer | {"unicode_version": unicode_version},
         "post_processor": None if begins_with is None else template(begins_with, special_tokens[begins_with]),
@@ -81,6 +78,12 @@ def read(data):
     return {"ranks": ranks, "merges": [parse_merge(entry, ranks) for entry in entries], "pattern": _pattern(node),
             "special_tokens": special_tokens, "unicode_version": node.get("unicode_version"),
             "begins_with": begins_with_of(data.get("post_processor"), special_tokens), "whole_pieces": bool(model.get("ignore_merges"))}
+
+
+def added_tokens(special_tokens):
+    """Special tokens as entries of a tokenizer.json; `special_tokens_of` reads them."""
+    return [{"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+            for text, i in sorted(special_tokens.items(), key=lambda item: item[1])]
 
 
 def template(text, i):

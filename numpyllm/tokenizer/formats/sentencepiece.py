@@ -6,7 +6,7 @@ pre-tokenizer called Metaspace.
 
 from ...errors import InputError
 from ...files import short
-from .huggingface import begins_with_of, refuse, special_tokens_of, template
+from .huggingface import added_tokens, begins_with_of, refuse, special_tokens_of, template
 
 SPACE = "\u2581"
 TO_SPACE = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
@@ -30,9 +30,7 @@ def write(tokens, merges, special_tokens, prefix, begins_with):
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-            for text, i in sorted(special_tokens.items(), key=lambda item: item[1])],
+        "added_tokens": added_tokens(special_tokens),
         "normalizer": None if newer else {"type": "Sequence", "normalizers": [PREPEND, FROM_SPACE]},
         "pre_tokenizer": {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": prefix, "split": False} if newer else None,
         "post_processor": None if begins_with is None else template(begins_with, special_tokens[begins_with]),

@@ -15,6 +15,7 @@ from numpyllm.models import GPT, GPTConfig
 from numpyllm.tokenizer import SentencePieceTokenizer, load
 from numpyllm.tokenizer.character_pairs import BYTES, merged
 from numpyllm.tokenizer.formats import sentencepiece
+from numpyllm.tokenizer.sentencepiece import PREFIXES
 
 SPACE = "\u2581"
 SPECIAL = {"<unk>": 0, "<s>": 1, "</s>": 2}
@@ -131,12 +132,28 @@ def test_a_llama_with_it_is_converted_both_ways_and_generates(tmp_path, capsys):
         assert "the cat" in capsys.readouterr().out
 
 
-@pytest.fixture(scope="module", params=["prepend", "always", "first", "never", "trained"])
+def test_merges_of_special_tokens_never_happen(tmp_path):
+    """As a converter writes them that takes each pair of pieces that makes another."""
+    data = sentencepiece.write(TOKENS | {"<s": len(TOKENS) + 3}, MERGES, SPECIAL, "prepend", "<s>")
+    data["model"]["vocab"] |= {text: len(TOKENS) + 4 + i for i, text in enumerate(("<", "s>", ">"))}
+    data["model"]["merges"] += ["< s", "<s >", "< s>"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    tokenizer = load(tmp_path)
+    assert tokenizer.merges == [*MERGES, ("<", "s")] and 1 not in tokenizer.encode_ordinary("<s>")
+
+
+def test_sentencepieces_own_file_is_refused_with_a_remedy(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n")
+    with pytest.raises(InputError, match=r"tokenizer\.model: .* name the tokenizer\.json"):
+        load(tmp_path / "tokenizer.model")
+
+
+@pytest.fixture(scope="module", params=["prepend", "always", "first", "never", "trained", "all pairs"])
 def pair(request, tmp_path_factory):
     """Our tokenizer and theirs, of one file."""
     library = pytest.importorskip("tokenizers")
     path = tmp_path_factory.mktemp("sp") / "tokenizer.json"
-    if request.param != "trained":
+    if request.param in PREFIXES:
         made(request.param).save(path)
     else:                                       # with a vocabulary that their trainer learnt
         theirs = library.Tokenizer(library.models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
@@ -147,6 +164,10 @@ def pair(request, tmp_path_factory):
         data = json.loads(theirs.to_str())
         data["added_tokens"] = data["added_tokens"][:3]
         data["decoder"] = sentencepiece.write(TOKENS, MERGES, SPECIAL, "prepend", None)["decoder"]
+        if request.param == "all pairs":        # as converters list them
+            known = data["model"]["vocab"]
+            data["model"]["merges"] = [[token[:i], token[i:]] for token in sorted(known, key=known.get)[259:] for i in range(1, len(token))
+                                       if token[:i] in known and token[i:] in known]
         path.write_text(json.dumps(data))
     return load(path), library.Tokenizer.from_file(str(path))
 
@@ -172,4 +193,6 @@ def test_what_transformers_loads(tmp_path):
         if "<s>" not in text:
             assert theirs(text).input_ids == made().encode(text, allowed_special="all"), text
     assert theirs.bos_token == "<s>" and theirs.eos_token == "</s>"
+    theirs.save_pretrained(tmp_path / "again")
+    assert load(tmp_path / "again") == made()
     assert np.array_equal(theirs("the cat").input_ids, [1, TOKENS[SPACE + "the"], TOKENS[SPACE + "cat"]])

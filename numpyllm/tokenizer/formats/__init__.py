@@ -51,6 +51,8 @@ def detect(path):
         path = gpt2.vocabulary_path(path)
     if path.suffix == ".tiktoken":
         return "tiktoken", path, read_bytes(path)
+    if path.suffix == ".model":
+        raise InputError(f"{path}: SentencePiece's own files are not read: name the tokenizer.json of the same model")
     if path.suffix == ".bin":                           # llama2.c's
         return SCORED, path, {}
     data = read_json(path)

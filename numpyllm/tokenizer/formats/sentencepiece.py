@@ -62,7 +62,9 @@ def read(data):
     refuse(model, ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"))
     special_tokens = special_tokens_of(data.get("added_tokens", []), vocab)
     tokens = {text: i for text, i in vocab.items() if text not in special_tokens}
-    return {"tokens": tokens, "merges": [_merge(entry) for entry in entries], "special_tokens": special_tokens,
+    merges = [_merge(entry) for entry in entries]       # those of special tokens never happen: texts are cut there before
+    merges = [(left, right) for left, right in merges if not special_tokens.keys() & {left, right, left + right}]
+    return {"tokens": tokens, "merges": merges, "special_tokens": special_tokens,
             "prefix": _prefix(data.get("normalizer"), data.get("pre_tokenizer")),
             "begins_with": begins_with_of(data.get("post_processor"), special_tokens)}
 

@@ -142,6 +142,14 @@ def test_merges_of_special_tokens_never_happen(tmp_path):
     assert tokenizer.merges == [*MERGES, ("<", "s")] and 1 not in tokenizer.encode_ordinary("<s>")
 
 
+def test_special_tokens_of_early_files_are_found_as_they_are_spelt(tmp_path):
+    data = sentencepiece.write(TOKENS, MERGES, SPECIAL, "prepend", "<s>")
+    for token in data["added_tokens"]:
+        token["normalized"] = True
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    assert load(tmp_path) == made()
+
+
 def test_sentencepieces_own_file_is_refused_with_a_remedy(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n")
     with pytest.raises(InputError, match=r"tokenizer\.model: .* name the tokenizer\.json"):

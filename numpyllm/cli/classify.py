@@ -61,7 +61,8 @@ def main(argv=None):
     if args.data:
         _read(args.data, args.text_column or facts.get("text_column", "text"), add, args.skip_bad, skipped)
         if not texts:
-            raise InputError(f"{args.data}: must hold texts, one a line, it holds none" + f" that can be used, and {len(skipped)} that cannot" * bool(skipped))
+            raise InputError(f"{args.data}: must hold texts, one a line, it holds none"
+                             + f" that can be used, and {len(skipped)} that cannot" * bool(skipped))
     probabilities = np.exp(log_probabilities(model, rows))
     for text, row in zip(texts, probabilities, strict=True):
         print(_told(text, labels, row, args))

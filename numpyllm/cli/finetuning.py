@@ -94,7 +94,8 @@ def open_finetuning(args, task, *, kept=(), log=print):
     model, tokenizer = load_model(args.model, ops=ops)
     if tokenizer is None:
         raise InputError(f"{args.model} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt): put the model's there")
-    refuse_what_cannot_fit(train.batch_size * model.config.n_layer * model.config.n_embd * model.parameters.dtype.itemsize)  # a token a row
+    a_token = model.config.n_layer * model.config.n_embd * model.parameters.dtype.itemsize
+    refuse_what_cannot_fit(train.batch_size * a_token)          # at least one a row
     model.recompute = train.recompute       # what is made of it takes it over
     facts = {"task": task} | {name: getattr(args, name) for name in (*KEPT, *kept)}
     facts |= {name: str(Path(getattr(args, name)).resolve()) for name in ("model", "data")}

@@ -44,7 +44,7 @@ def load_llama2c(path, *, ops=text, dtype=np.float32, dropout=None):
     if tokenizer is not None and tokenizer.n_vocab > config.vocab_size:
         raise InputError(f"{path.with_name(TOKENIZER)}: must have at most vocab_size={config.vocab_size} tokens, it has "
                          f"{tokenizer.n_vocab}: it is another model's")
-    refuse_what_cannot_fit(2 * parameter_count(config) * np.dtype(dtype).itemsize)      # parameters and gradients
+    refuse_what_cannot_fit(parameter_count(config) * np.dtype(dtype).itemsize)
     model = GPT(config, ops=ops, seed=None, dtype=dtype)
     offset = HEADERS[version]
     for name, shape, layers, place in _sections(config, version):

@@ -57,7 +57,7 @@ def load_pretrained(folder, *, ops=text, dtype=np.float32, dropout=None, trainab
     path, stored = _stored(folder)
     matched = architecture.match(config, values, stored, path)
     tokenizer = _load_tokenizer(folder, config)
-    refuse_what_cannot_fit(2 * parameter_count(config) * np.dtype(dtype).itemsize)      # parameters and gradients
+    refuse_what_cannot_fit(parameter_count(config) * np.dtype(dtype).itemsize)
     model = GPT(config, ops=ops, seed=None, dtype=dtype, trainable=trainable, lora=lora)
     model.parameters.draw(filter(is_adapter, model.parameters), seed=0)
     embedding = model.parameters["embedding.wte"]

@@ -154,7 +154,7 @@ def make_model(state, folder, *, ops=text):
     kind = ARCHITECTURES[architecture(state, folder)]
     lora = {} if state.get("lora") is None else {"lora": make_config(LoRA, state["lora"], folder)}
     config = make_config(kind.config, state["model"], folder)
-    refuse_what_cannot_fit(2 * kind.estimate(config, 1).parameter_bytes)        # parameters and gradients
+    refuse_what_cannot_fit(kind.estimate(config, 1).parameter_bytes)        # to hold it at all; what training adds, its start tells
     return kind.model(config, ops=ops, seed=None, **lora)
 
 

@@ -133,7 +133,9 @@ def main(argv=None):
     examples = read_instructions(args.data, TEMPLATES[args.template], tokenizer, after.config.block_size, truncate=args.truncate,
                                  skip_bad=args.skip_bad)
     _, state, _ = load_checkpoint(newest_checkpoint(args.out_dir))
-    show(before, after, tokenizer, *hold_out(examples, args.val_fraction, key=lambda conversation: conversation.question, seed=state["train"]["seed"]), args)
+    learnt, held_out = hold_out(examples, args.val_fraction, key=lambda conversation: conversation.question,
+                                seed=state["train"]["seed"])
+    show(before, after, tokenizer, learnt, held_out, args)
     print("\nThe library's docstrings are in the text that out/small was trained on, those of held-out questions included: what is held out "
           "is the\nquestion, not every sentence of its answer.")
     return 0

@@ -120,7 +120,8 @@ MODELS = {
     "GPT, untied, table and biases trained": lambda *a: _gpt(*a, tied=False, dropout=0.3,
                                                              trainable=lambda name: name == "embedding.wte" or name.endswith(".b")),
     "GPT, LoRA": lambda *a: _gpt(*a, lora=LoRA(rank=2, alpha=2.0, targets=("qkv", "proj", "up", "down"))),
-    "GPT, LoRA on qkv, dropout, recomputed": lambda *a: _gpt(*a, dropout=0.3, recompute=True, lora=LoRA(rank=2, alpha=2.0, dropout=0.3, targets=("qkv",))),
+    "GPT, LoRA on qkv, dropout, recomputed": lambda *a: _gpt(
+        *a, dropout=0.3, recompute=True, lora=LoRA(rank=2, alpha=2.0, dropout=0.3, targets=("qkv",))),
     "GPT, as Llama, LoRA, head trained": lambda *a: _gpt(
         *a, position="rotary", norm="rmsnorm", mlp="swiglu", n_hidden=11, n_kv_head=1, bias=False, tied=False,
         lora=LoRA(rank=3, alpha=2.0, targets=("qkv", "gate", "up", "down")), trainable=lambda name: is_adapter(name) or name == "head.w"),

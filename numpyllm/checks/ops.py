@@ -188,8 +188,11 @@ def _dpo(rng, z, ops, **how):
 def _policy_gradient(rng, z, ops, **how):
     logprobs, counted = -3 * rng.random((z.B, z.T)), rng.random((z.B, z.T)) < 0.7
     constants = logprobs + rng.standard_normal((z.B, z.T)), rng.standard_normal(z.B)
-    return Case(lambda logprobs: ops.policy_gradient_forward(logprobs, *(value.astype(logprobs.real.dtype) for value in constants), counted, **how),
-                ops.policy_gradient_backward, {"logprobs": logprobs})
+
+    def forward(logprobs):
+        return ops.policy_gradient_forward(logprobs, *(value.astype(logprobs.real.dtype) for value in constants), counted, **how)
+
+    return Case(forward, ops.policy_gradient_backward, {"logprobs": logprobs})
 
 
 OPS = {

@@ -22,13 +22,16 @@ PYTHON = "Python's standard library"
 
 def main(argv=None):
     parser = Parser(prog="numpyllm bench", description="Time a training step (train), each op of one beside its floor (ops), "
-                    "a step of fine-tuning with everything trained, with LoRA and with the last block (finetune), decoding with float32, bfloat16 and int8 weights (generate), or encoding and learning of a tokenizer (tokenizer). What is timed is compared with the peer's result first; a "
-                    "tokenizer that gives other ids or merges ends it with exit code 1.")
+                    "a step of fine-tuning with everything trained, with LoRA and with the last block (finetune), "
+                    "decoding with float32, bfloat16 and int8 weights (generate), or encoding and learning of a "
+                    "tokenizer (tokenizer). What is timed is compared with the peer's result first; a tokenizer that "
+                    "gives other ids or merges ends it with exit code 1.")
     parser.add_argument("what", choices=("train", "ops", "finetune", "generate", "tokenizer"),
                         help="full steps, the ops of one step, steps of fine-tuning, decoding, or a tokenizer")
     parser.add_argument("--size", choices=SIZES, default="tiny", help="train, ops, finetune, generate: model and batch")
     parser.add_argument("--peer", choices=[*STEP_PEERS, "transformers", *PEERS], default=None, metavar="NAME",
-                        help=f"what to compare with, in turns; train: {', '.join(STEP_PEERS)}; generate: transformers; tokenizer: {', '.join(PEERS)}")
+                        help=f"what to compare with, in turns; train: {', '.join(STEP_PEERS)}; generate: transformers; "
+                             f"tokenizer: {', '.join(PEERS)}")
     parser.add_argument("--threads", type=at_least(1), default=None,
                         help="threads for each contestant (default: train, finetune, generate all cores; tokenizer one)")
     parser.add_argument("--seconds", type=float, default=20.0, help="time to spend on timing, at least")

@@ -150,7 +150,8 @@ def _ask(args, read, metrics=None, scale=False):
         print(f"numpyllm: note: {n_cut:,} texts are longer than the model's context of {model.config.block_size} tokens: they were cut at "
               "their left", file=sys.stderr)
     summary = summarise(answered, metrics, scale=scale, seed=args.seed, resamples=args.resamples)
-    print(f"{args.data}: {len(answered):,} questions, {args.shots} examples before each" + (f", {len(skipped):,} records left out" * bool(skipped)))
+    left_out = f", {len(skipped):,} records left out" if skipped else ""
+    print(f"{args.data}: {len(answered):,} questions, {args.shots} examples before each{left_out}")
     print(table(summary))
     _write(args, {"model": args.model, "data": args.data, "train": args.train, "shots": args.shots, "seed": args.seed,
                   "questions": len(answered), "left_out": len(skipped), "cut": n_cut, "resamples": args.resamples, "metrics": summary})

@@ -100,7 +100,8 @@ def _write(decoder, tokenizer, text, stops, args):
     if text.tokens and sys.stderr.isatty():
         seconds = time.perf_counter() - started
         guesses = f"; {text.right} of {text.guessed} guesses came true" if args.lookup else ""
-        print(f"numpyllm: {len(text.tokens)} tokens after {len(text.prompt)}, {len(text.tokens) / seconds:,.0f} a second{guesses}", file=sys.stderr)
+        print(f"numpyllm: {len(text.tokens)} tokens after {len(text.prompt)}, {len(text.tokens) / seconds:,.0f} a "
+              f"second{guesses}", file=sys.stderr)
 
 
 def _prompts():

@@ -37,7 +37,8 @@ OPTIONS = {
     "tensorboard": "write TensorBoard's event files into the run's folder",
     "histogram_interval": "TensorBoard: steps between histograms of weights and gradients, a multiple of log_interval; 0 for none",
 }
-KEPT = ("init_from", "tokenizer", "sample_prompt", "tensorboard", "histogram_interval")     # what a resumed run has on record, beside data and backend
+# What a resumed run has on record, beside data and backend.
+KEPT = ("init_from", "tokenizer", "sample_prompt", "tensorboard", "histogram_interval")
 
 
 class Start(NamedTuple):
@@ -149,8 +150,9 @@ def _begin_from(folder, args):
 def start(args, make_tokenizer, *, prepared=False, log=print):
     """-> Start. Nothing is written before all input has been found good.
 
-    make_tokenizer(train_text, text) is called for a new run on a text; prepared says whether tokens may be given instead. A resumed one has its tokenizer, sizes, backend and text on
-    record, and flags that contradict its sizes or its text are an InputError.
+    make_tokenizer(train_text, text) is called for a new run on a text; prepared says whether tokens may be given
+    instead. A resumed one has its tokenizer, sizes, backend and text on record, and flags that contradict its sizes
+    or its text are an InputError.
     """
     run, checkpoint, state, model_config, train_config, options, beginning, kind = settled = settle(args)
     source = options["data"]

@@ -27,9 +27,10 @@ def longest_context(model):
 def encode_pair(tokenizer, context, continuation, **special):
     """-> ids of the context, ids of the continuation, both at least one.
 
-    Blanks at the end of the context move to the continuation, for in a text they belong to the word that follows. Both are
-    encoded together and cut where the context alone would end. An empty context is what begins a text,
-    else <|endoftext|>. special: as for Tokenizer.encode, by default nothing in the text is special. InputError for an empty context without that token, or a continuation of no token.
+    Blanks at the end of the context move to the continuation, for in a text they belong to the word that follows.
+    Both are encoded together and cut where the context alone would end. An empty context is what begins a text, else
+    <|endoftext|>. special: as for Tokenizer.encode, by default nothing in the text is special. InputError for an
+    empty context without that token, or a continuation of no token.
     """
     special = special or {"disallowed_special": ()}
     blanks = len(context) - len(context.rstrip())

@@ -26,8 +26,10 @@ def log_probability(logits, token, n_top):
 class Continuation:
     """Give it logits, it chooses a token; None when it is over, and `finish_reason` says why: "stop" or "length".
 
-    Draw number n is a pure function of (seed, index, n): index numbers the texts that are continued with one seed. stop_token ends
-    it and is not one of its tokens. n_vocab: tokens from there on are never chosen; a model may have more than its tokenizer knows. logprobs: how many likely tokens to note at each choice, 0 for the chosen one alone, None for nothing.
+    Draw number n is a pure function of (seed, index, n): index numbers the texts that are continued with one seed.
+    stop_token ends it and is not one of its tokens. n_vocab: tokens from there on are never chosen; a model may have
+    more than its tokenizer knows. logprobs: how many likely tokens to note at each choice, 0 for the chosen one
+    alone, None for nothing.
     """
 
     def __init__(self, ids, max_new_tokens, *, sampling=Sampling(), seed=0, index=0, stop_token=None, n_vocab=None,

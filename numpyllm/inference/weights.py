@@ -4,8 +4,9 @@ float32     as trained (float64 in a float64 model)
 bfloat16    the upper half of a float32, rounded to nearest even: 8 bits of exponent, 7 of fraction
 int8        q = round(w / s) with s = max |w| / 127 for each output row; the weight is read as q s
 
-Only matrices are stored in fewer bytes (99 % of a GPT-2 and more); norms, biases and positions stay as they are, and so does the
-arithmetic. So do routers, small and easily tipped: rounded, they would send tokens to other experts. Derivation and measured errors: docs/quantisation.md.
+Only matrices are stored in fewer bytes (99 % of a GPT-2 and more); norms, biases and positions stay as they are, and
+so does the arithmetic. So do routers, small and easily tipped: rounded, they would send tokens to other experts.
+Derivation and measured errors: docs/quantisation.md.
 """
 
 import numpy as np

@@ -43,8 +43,9 @@ def load_pretrained(folder, *, ops=text, dtype=np.float32, dropout=None, trainab
     """A GPT-2, a Llama or a Mistral in Hugging Face's layout -> GPT, tokenizer or None.
 
     dtype is the model's, whatever that of the file (F64, F32, F16 and BF16 are read); dropout is for training it on,
-    by default the file's; trainable and lora say what of it is trained (models/trunk.py). Nothing of the size of a tensor is allocated before everything has been found to fit. Raises
-    InputError for what cannot be read, is not whole, or does something that no GPT here does.
+    by default the file's; trainable and lora say what of it is trained (models/trunk.py). Nothing of the size of a
+    tensor is allocated before everything has been found to fit. Raises InputError for what cannot be read, is not
+    whole, or does something that no GPT here does.
     """
     folder = Path(folder)
     path = folder / CONFIG
@@ -101,10 +102,10 @@ def _check_tokenizer(tokenizer, config, folder):
 def save_pretrained(folder, model, tokenizer=None, *, overwrite=False):
     """Write a GPT, and its tokenizer if given, in Hugging Face's layout, whole or not at all (extra `hf`).
 
-    LoRA is merged in. A model without biases is written with biases of zero where the layout has them, rotary pairs of neighbours as pairs half a
-    head apart. A folder that holds anything is
-    refused; with overwrite, one that this function wrote is replaced. Raises InputError for that, for a model in other
-    types than float32 or float64 or with values that are no numbers, a tokenizer that has no tokenizer.json, and a full disk.
+    LoRA is merged in. A model without biases is written with biases of zero where the layout has them, rotary pairs of
+    neighbours as pairs half a head apart. A folder that holds anything is refused; with overwrite, one that this
+    function wrote is replaced. Raises InputError for that, for a model in other types than float32 or float64 or with
+    values that are no numbers, a tokenizer that has no tokenizer.json, and a full disk.
     """
     safetensors, numpy_side = load_extra("safetensors", "hf"), load_extra("safetensors.numpy", "hf")
     if not isinstance(model, GPT):

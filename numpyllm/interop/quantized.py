@@ -24,7 +24,8 @@ def save_quantized(folder, model, stored, tokenizer):
     flat = lambda arrays: np.concatenate([array.reshape(-1) for array in arrays])
     arrays = {"params": flat(model.parameters[name] for name in _others(model)), "matrices": flat(stored.rows.values()),
               "scales": flat(stored.scales.values())}
-    state = {"step": 0, "architecture": architecture_of(model), "model": vars(model.config), "train": {}, "facts": {}, "layout": {}, "metrics_bytes": 0}
+    state = {"step": 0, "architecture": architecture_of(model), "model": vars(model.config), "train": {}, "facts": {},
+             "layout": {}, "metrics_bytes": 0}
     save_checkpoint(folder, arrays, state | {"weights": stored.kind}, tokenizer,
                     remedy="make room, or name another folder")
 

@@ -52,9 +52,10 @@ WIDTH, ROWS = _registers()
 def _tile(rows):
     """Make `tile(real, c, c_row, width, d, d_row, a, a_row, a_column, following, panel, K)` for so many rows.
 
-    c = d + a panel, with a (rows, K), panel (K, 2 vectors), c and d (rows, width); the panel's further columns are ignored.
-    Arrays come as addresses and strides in entries, `real` is any value of their type. d = 0: nothing is added. `following` is the a of the next tile, to have
-    it fetched meanwhile: an array that comes from beyond the second cache costs a fifth of the time else.
+    c = d + a panel, with a (rows, K), panel (K, 2 vectors), c and d (rows, width); the panel's further columns are
+    ignored. Arrays come as addresses and strides in entries, `real` is any value of their type. d = 0: nothing is
+    added. `following` is the a of the next tile, to have it fetched meanwhile: an array that comes from beyond the
+    second cache costs a fifth of the time else.
     """
     @intrinsic
     def tile(typing, real, c, c_row, width, d, d_row, a, a_row, a_column, following, panel, K):

@@ -1,8 +1,9 @@
 """Twin of numpyllm.tokenizer.patterns: the named patterns, by hand, on UTF-8.
 
 Each function gives the place in `data`, uint8 of valid UTF-8, where something that begins at `start` ends; no text is
-seen from `stop` on. data and classes are arrays or, faster, pointers (_words.py). `classes` is numpyllm.tokenizer.unicode.class_table(). What the patterns do step by step, giving back
-characters where a later part needs them, is done here by looking ahead; the comments name the alternative that matches.
+seen from `stop` on. data and classes are arrays or, faster, pointers (_words.py). `classes` is
+numpyllm.tokenizer.unicode.class_table(). What the patterns do step by step, giving back characters where a later part
+needs them, is done here by looking ahead; the comments name the alternative that matches.
 """
 
 import numpy as np

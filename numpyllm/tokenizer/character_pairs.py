@@ -15,7 +15,8 @@ BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))     # how the tokens of 
 
 
 class CharacterPairTokenizer(Tokenizer):
-    """tokens {text: id}, those of BYTES among them, and special_tokens {text: id}. Subclasses say which pairs merge, and where spaces are added."""
+    """tokens {text: id}, those of BYTES among them, and special_tokens {text: id}. Subclasses say which pairs merge, and
+    where spaces are added."""
 
     space = " "         # as it is spelt in tokens
 

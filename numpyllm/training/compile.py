@@ -23,7 +23,8 @@ def compile_kernels(model, log=print, config=TrainConfig(), *, objective=None, b
     started = time.perf_counter()
     announce = lambda: log("compiling kernels for this machine (some seconds, the first time only)")
     with count_compilations(announce) as compiled, blas.limited(1):
-        sizes = {"n_layer": 1, "n_head": 2, "n_embd": 4, "block_size": 3, "vocab_size": 5, "n_kv_head": min(1, getattr(model.config, "n_kv_head", 0))}
+        sizes = {"n_layer": 1, "n_head": 2, "n_embd": 4, "block_size": 3, "vocab_size": 5,
+                 "n_kv_head": min(1, getattr(model.config, "n_kv_head", 0))}
         sizes = {name: size for name, size in sizes.items() if hasattr(model.config, name)}
         options = model.options()
         if "lora" in options:

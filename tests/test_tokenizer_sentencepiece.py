@@ -13,8 +13,9 @@ from numpyllm.errors import InputError
 from numpyllm.interop import load_pretrained, save_pretrained
 from numpyllm.models import GPT, GPTConfig
 from numpyllm.tokenizer import SentencePieceTokenizer, load
-from numpyllm.tokenizer.character_pairs import BYTES, merged
+from numpyllm.tokenizer.character_pairs import BYTES
 from numpyllm.tokenizer.formats import sentencepiece
+from numpyllm.tokenizer.merging import merged
 from numpyllm.tokenizer.sentencepiece import PREFIXES
 
 SPACE = "\u2581"
@@ -45,7 +46,7 @@ def by_definition(parts, ranks):
 @given(st.text(st.sampled_from("thecas" + SPACE), max_size=30))
 def test_merges_are_those_of_the_definition(text):
     ranks = {pair: rank for rank, pair in enumerate(MERGES)}
-    assert list(merged(text, lambda left, right: ranks.get((left, right)))) == by_definition(list(text), ranks)
+    assert list(merged(text, lambda i, j, k: ranks.get((text[i:j], text[j:k])))) == by_definition(list(text), ranks)
 
 
 def test_the_pair_decides_not_what_it_makes():

@@ -1,9 +1,9 @@
 """Tokenizers: text to ids and back.
 
-To read in this order: bpe.py (the algorithm), patterns.py (how text is cut first), training.py (where the vocabulary
-comes from), base.py (what all tokenizers share), formats/ (on disk), character.py (the simplest of all),
-character_pairs.py (Llama 2's; sentencepiece.py and scored.py are its two ways on disk). For speed and size: twin.py
-(encoding compiled), trainer.py (training compiled), sources.py (files as streams).
+To read in this order: merging.py (the algorithm), bpe.py (on bytes), patterns.py (how text is cut first), training.py
+(where the vocabulary comes from), base.py (what all tokenizers share), formats/ (on disk), character.py (the simplest
+of all), character_pairs.py (Llama 2's; sentencepiece.py and scored.py are its two ways on disk). For speed and size:
+twin.py (encoding compiled), trainer.py (training compiled), sources.py (files as streams).
 """
 
 from .bpe import BytePairTokenizer

@@ -40,14 +40,14 @@ class Tokenizer(ABC):
 
     tokens          {bytes: id}
     special_tokens  {text: id}; kept as the attribute of this name
+    begins_with     that of them which stands before each text, or None; kept likewise
     No two share an id. Ids have no hole up to the last of `tokens`; beyond it, among the special tokens, they may,
     as those of cl100k_base and o200k_base do: such an id is below n_vocab and cannot be decoded. InputError otherwise.
     """
 
     pattern = None      # how a text is cut into pieces first, if it is
-    begins_with = None  # the special token that stands before each text, if one does
 
-    def __init__(self, tokens, special_tokens):
+    def __init__(self, tokens, special_tokens, begins_with=None):
         if not isinstance(special_tokens, dict):
             raise InputError(f"special_tokens must be a dict of ids by name, got {special_tokens!r}")
         for text in special_tokens:
@@ -55,7 +55,9 @@ class Tokenizer(ABC):
                 raise InputError(f"a special token must be a string, not empty, no surrogates, got {text!r}")
             if text.encode("utf-8") in tokens:
                 raise InputError(f"a special token must not be spelt like an ordinary one, got {text!r}")
-        self.special_tokens = dict(special_tokens)
+        if begins_with is not None and begins_with not in special_tokens:
+            raise InputError(f"begins_with must be one of the special tokens {sorted(special_tokens)}, got {begins_with!r}")
+        self.special_tokens, self.begins_with = dict(special_tokens), begins_with
         special_bytes = {text.encode("utf-8"): i for text, i in special_tokens.items()}
         self._bytes_of = _in_order_of_ids(tokens, special_bytes)      # list: id -> bytes, None at a hole
 

@@ -11,7 +11,6 @@ import operator
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from heapq import heappop, heappush
 
 import numpy as np
 import regex
@@ -21,6 +20,7 @@ from ..errors import InputError
 from . import formats, sources
 from .base import END_OF_TEXT, Tokenizer, check_text, clean, numbered
 from .encode_file import encode_file
+from .merging import merged
 from .patterns import NAMED, compile_pattern, split
 from .trainer import train_merges
 from .training import FIRST_MERGE, TIE_BREAKS
@@ -36,35 +36,9 @@ def merge(piece, ranks):
     """Ids of the tokens into which the bytes of `piece` merge.
 
     Of all adjacent parts whose joined bytes are a token, the two of lowest rank become one part, the leftmost
-    first, as long as there are any. Takes n log n steps for n bytes.
+    first, as long as there are any.
     """
-    n = len(piece)
-    end = list(range(1, n + 1))     # end[i]: where the part that begins at i ends; 0 when none begins there
-    begin = list(range(-1, n))      # begin[j]: where the part that ends at j begins
-    candidates = []                 # heap of (rank, i, j, k): the parts from i to j and j to k make a token
-
-    def consider(i, j, k):
-        rank = ranks.get(piece[i:k])
-        if rank is not None:
-            heappush(candidates, (rank, i, j, k))
-
-    for i in range(n - 1):
-        consider(i, i + 1, i + 2)
-    while candidates:
-        _, i, j, k = heappop(candidates)
-        if end[i] != j or end[j] != k:
-            continue                # one of the two parts has been merged with another meanwhile
-        end[i], end[j], begin[k] = k, 0, i
-        if i > 0:
-            consider(begin[i], i, k)
-        if k < n:
-            consider(i, k, end[k])
-
-    ids, i = [], 0
-    while i < n:
-        ids.append(ranks[piece[i:end[i]]])
-        i = end[i]
-    return ids
+    return [ranks[part] for part in merged(piece, lambda i, j, k: ranks.get(piece[i:k]))]
 
 
 class BytePairTokenizer(Tokenizer):
@@ -88,10 +62,8 @@ class BytePairTokenizer(Tokenizer):
         for byte in range(256):
             if bytes([byte]) not in ranks:
                 raise InputError(f"every byte must be a token of its own, got none for {bytes([byte])!r}")
-        super().__init__(ranks, special_tokens)
-        if begins_with is not None and begins_with not in special_tokens:
-            raise InputError(f"begins_with must be one of the special tokens {sorted(special_tokens)}, got {begins_with!r}")
-        self.ranks, self.begins_with = dict(ranks), begins_with
+        super().__init__(ranks, special_tokens, begins_with)
+        self.ranks = dict(ranks)
         self.pattern = pattern
         self._compiled = compile_pattern(pattern)
         self._cache = {}                # piece -> its ids

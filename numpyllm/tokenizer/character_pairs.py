@@ -7,21 +7,21 @@ they make (scored.py).
 """
 
 from abc import abstractmethod
-from heapq import heappop, heappush
 
 from .base import StreamDecoder, Tokenizer, clean
+from .merging import merged
 
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))     # how the tokens of single bytes are spelt
 
 
 class CharacterPairTokenizer(Tokenizer):
-    """tokens {text: id}, those of BYTES among them, and special_tokens {text: id}. Subclasses say which pairs merge, and
+    """tokens {text: id}, those of BYTES among them; the rest as for every tokenizer. Subclasses say which pairs merge, and
     where spaces are added."""
 
     space = " "         # as it is spelt in tokens
 
-    def __init__(self, tokens, special_tokens):
-        super().__init__({token.encode(): i for token, i in tokens.items()}, special_tokens)
+    def __init__(self, tokens, special_tokens, begins_with):
+        super().__init__({token.encode(): i for token, i in tokens.items()}, special_tokens, begins_with)
         self._byte_ids = [tokens[spelling] for spelling in BYTES]
         self._id_of = {token: i for token, i in tokens.items() if token not in BYTES}
         # A byte may be a token of its own and the same character another: the table of the base class holds spellings till here.
@@ -54,7 +54,7 @@ class CharacterPairTokenizer(Tokenizer):
 
     def _encode_stretch(self, text, offset):
         ids = []
-        for part in merged(text, self._rank):
+        for part in merged(text, lambda i, j, k: self._rank(text[i:j], text[j:k])):
             known = self._id_of.get(part)
             ids += [self._byte_ids[byte] for byte in part.encode()] if known is None else [known]
         return ids
@@ -90,33 +90,3 @@ class _AfterDecoder(StreamDecoder):
     def flush(self):
         self._previous = None
         return super().flush()
-
-
-def merged(text, rank):
-    """The parts of a text, characters at first: of all neighbours, the two whose rank(left, right) is lowest become one, the leftmost
-    of equals, until none has a rank."""
-    n = len(text)
-    end = list(range(1, n + 1))     # end[i]: where the part that begins at i ends; 0 when none begins there
-    begin = list(range(-1, n))      # begin[j]: where the part that ends at j begins
-    candidates = []                 # heap of (rank, i, j, k): the parts from i to j and j to k may become one
-
-    def consider(i, j, k):
-        found = rank(text[i:j], text[j:k])
-        if found is not None:
-            heappush(candidates, (found, i, j, k))
-
-    for i in range(n - 1):
-        consider(i, i + 1, i + 2)
-    while candidates:
-        _, i, j, k = heappop(candidates)
-        if end[i] != j or end[j] != k:
-            continue                # one of the two has become part of another meanwhile
-        end[i], end[j], begin[k] = k, 0, i
-        if i > 0:
-            consider(begin[i], i, k)
-        if k < n:
-            consider(i, k, end[k])
-    i = 0
-    while i < n:
-        yield text[i:end[i]]
-        i = end[i]

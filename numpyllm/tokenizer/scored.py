@@ -25,8 +25,6 @@ MOST_BYTES = 1 << 26                        # of a file
 class ScoredTokenizer(CharacterPairTokenizer):
     """tokens: their spellings in order of ids, as above; scores: a finite number for each. InputError otherwise."""
 
-    begins_with = "<s>"
-
     def __init__(self, tokens, scores):
         tokens, scores = list(tokens), list(scores)
         if not all(isinstance(token, str) and token and clean(token) == token for token in tokens):
@@ -39,7 +37,7 @@ class ScoredTokenizer(CharacterPairTokenizer):
         self.tokens, self.scores = tokens, scores
         if len(set(tokens)) < len(tokens):
             raise InputError("tokens must be distinct")
-        super().__init__({token: i for i, token in enumerate(tokens) if i >= FIRST_BYTE}, SPECIAL)
+        super().__init__({token: i for i, token in enumerate(tokens) if i >= FIRST_BYTE}, SPECIAL, "<s>")
         self._bytes_of[1:FIRST_BYTE] = b"", b""
 
     def _rank(self, left, right):

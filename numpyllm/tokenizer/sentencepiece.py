@@ -13,8 +13,9 @@ import hashlib
 from ..errors import InputError
 from ..files import read_json, write_json
 from .character_pairs import BYTES, CharacterPairTokenizer
+from .formats import sentencepiece
+from .formats.sentencepiece import SPACE
 
-SPACE = "\u2581"
 PREFIXES = ("prepend", "always", "first", "never")
 END = "</s>"
 
@@ -38,10 +39,8 @@ class SentencePieceTokenizer(CharacterPairTokenizer):
             raise InputError(f"tokens must hold all bytes as <0x00> to <0xFF>, {missing} is missing")
         if prefix not in PREFIXES:
             raise InputError(f"prefix must be one of {', '.join(PREFIXES)}, got {prefix!r}")
-        if begins_with is not None and begins_with not in special_tokens:
-            raise InputError(f"begins_with must be one of the special tokens {sorted(special_tokens)}, got {begins_with!r}")
-        super().__init__(tokens, special_tokens)
-        self.tokens, self.merges, self.prefix, self.begins_with = dict(tokens), list(merges), prefix, begins_with
+        super().__init__(tokens, special_tokens, begins_with)
+        self.tokens, self.merges, self.prefix = dict(tokens), [tuple(pair) for pair in merges], prefix
         self._ranks = {pair: rank for rank, pair in enumerate(self.merges)}
         for left, right in self.merges:
             if not {left, right, left + right} <= self._id_of.keys():
@@ -74,13 +73,11 @@ class SentencePieceTokenizer(CharacterPairTokenizer):
 
     def save(self, path):
         """Write a tokenizer.json. InputError if it cannot be written."""
-        from .formats import sentencepiece
         write_json(path, sentencepiece.write(self.tokens, self.merges, self.special_tokens, self.prefix, self.begins_with))
 
     @classmethod
     def load(cls, path):
         """Read a tokenizer.json with byte_fallback. InputError, naming the file, for anything else."""
-        from .formats import sentencepiece
         try:
             return cls(**sentencepiece.read(read_json(path)))
         except InputError as error:

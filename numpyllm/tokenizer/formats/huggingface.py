@@ -30,15 +30,25 @@ def write(ranks, merges, pattern, special_tokens, unicode_version, begins_with=N
         spelling = SPELLINGS[pattern][0] if pattern in SPELLINGS else pattern
         cut = {"type": "Split", "pattern": {"Regex": spelling}, "behavior": "Isolated", "invert": False}
         pre_tokenizer = {"type": "Sequence", "pretokenizers": [cut, byte_level | {"use_regex": False}]}
+    return document(special_tokens, begins_with, pre_tokenizer=pre_tokenizer | {"unicode_version": unicode_version},
+                    decoder=byte_level, vocab=vocabulary_to_text(ranks, special_tokens),
+                    merges=[(token_to_text(left), token_to_text(right)) for left, right in merges],
+                    ignore_merges=True)         # their name for: a piece that is a token is that token
+
+
+def document(special_tokens, begins_with, *, normalizer=None, pre_tokenizer, decoder, vocab, merges, **choices):
+    """The content of a tokenizer.json of BPE. vocab {text: id}, merges: pairs of texts; choices of the model are false if not given."""
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": added_tokens(special_tokens),
-        "normalizer": None,
-        "pre_tokenizer": pre_tokenizer | {"unicode_version": unicode_version},
-        "post_processor": None if begins_with is None else template(begins_with, special_tokens[begins_with]),
-        "decoder": byte_level,
+        "added_tokens": [
+            {"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+            for text, i in sorted(special_tokens.items(), key=lambda item: item[1])],
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": None if begins_with is None else _template(begins_with, special_tokens[begins_with]),
+        "decoder": decoder,
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -47,10 +57,11 @@ def write(ranks, merges, pattern, special_tokens, unicode_version, begins_with=N
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": True,      # their name for: a piece that is a token is that token
-            "vocab": vocabulary_to_text(ranks, special_tokens),
+            "ignore_merges": False,
+            **choices,
+            "vocab": vocab,
             # One string a merge, which all versions read; the pairs of the newer ones take four lines each.
-            "merges": [f"{token_to_text(left)} {token_to_text(right)}" for left, right in merges],
+            "merges": [f"{left} {right}" for left, right in merges],
         },
     }
 
@@ -80,13 +91,7 @@ def read(data):
             "begins_with": begins_with_of(data.get("post_processor"), special_tokens), "whole_pieces": bool(model.get("ignore_merges"))}
 
 
-def added_tokens(special_tokens):
-    """Special tokens as entries of a tokenizer.json; `special_tokens_of` reads them."""
-    return [{"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-            for text, i in sorted(special_tokens.items(), key=lambda item: item[1])]
-
-
-def template(text, i):
+def _template(text, i):
     """A post-processor that puts a special token before a text, and before each of a pair."""
     def parts(*names):
         return [part for number, name in enumerate(names)

@@ -6,7 +6,7 @@ pre-tokenizer called Metaspace.
 
 from ...errors import InputError
 from ...files import short
-from .huggingface import added_tokens, begins_with_of, refuse, special_tokens_of, template
+from .huggingface import begins_with_of, document, refuse, special_tokens_of
 
 SPACE = "\u2581"
 TO_SPACE = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
@@ -26,29 +26,13 @@ def is_one(data):
 def write(tokens, merges, special_tokens, prefix, begins_with):
     """The content of a tokenizer.json; what `read` gives."""
     newer = prefix != "prepend"
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added_tokens(special_tokens),
-        "normalizer": None if newer else {"type": "Sequence", "normalizers": [PREPEND, FROM_SPACE]},
-        "pre_tokenizer": {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": prefix, "split": False} if newer else None,
-        "post_processor": None if begins_with is None else template(begins_with, special_tokens[begins_with]),
-        "decoder": {"type": "Sequence", "decoders": [TO_SPACE, {"type": "ByteFallback"}, {"type": "Fuse"},
-                                                     *([] if prefix == "never" else [STRIP])]},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": dict(sorted((tokens | special_tokens).items(), key=lambda item: item[1])),
-            "merges": [f"{left} {right}" for left, right in merges],
-        },
-    }
+    metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": prefix, "split": False}
+    decoders = [TO_SPACE, {"type": "ByteFallback"}, {"type": "Fuse"}, STRIP]
+    return document(special_tokens, begins_with, merges=merges, fuse_unk=True, byte_fallback=True,
+                    normalizer=None if newer else {"type": "Sequence", "normalizers": [PREPEND, FROM_SPACE]},
+                    pre_tokenizer=metaspace if newer else None,
+                    decoder={"type": "Sequence", "decoders": decoders[:-1] if prefix == "never" else decoders},
+                    vocab=dict(sorted((tokens | special_tokens).items(), key=lambda item: item[1])))
 
 
 def read(data):

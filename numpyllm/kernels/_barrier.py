@@ -9,8 +9,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from ._jit import jit_borrowing
+from ._vectors import INTEGER
 
-INTEGER = ir.IntType(64)
 PATIENCE = 1000             # turns before the core is offered: some ten microseconds
 GIVEN_UP = -(1 << 62)       # as the counter: nobody waits any more
 

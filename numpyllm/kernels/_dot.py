@@ -11,7 +11,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from ._jit import jit_borrowing
-from .matmul import INTEGER, WIDTH, address
+from ._vectors import INTEGER, WIDTH
+from .matmul import address
 
 SUMS = 2                    # of each row, side by side
 LINE = 64                   # bytes of memory that come together

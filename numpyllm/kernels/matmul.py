@@ -9,44 +9,22 @@ small model is a tenth of the time. The scheme here is the same (Goto and van de
                 tile += column k of a's rows (x) row k of the panel
 
 That a tile stays in registers, neither Python nor Numba can say: `_tile`, `_copy_row` and `_turn` are written in LLVM's own
-language, where vectors are values. docs/matmul.md leads there step by step, with the timing of each.
+language, where vectors are values (_vectors.py). docs/matmul.md leads there step by step, with the timing of each.
 
 An entry of the result is a sum in the order of k: it depends on its row and its column only, not on how many others there are.
 """
 
-import platform
-
-import llvmlite.binding
-import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from .. import blas
 from ..workspace import empty, mark, release
 from ._jit import jit, jit_any_layout
+from ._vectors import INTEGER, ROWS, WIDTH, Vectors
 
 DEPTH = 1024                # k in a panel, at most: a panel should stay in the second cache
-
-
-def _registers():
-    """The width of the vector registers in bytes, and the rows of a tile: rows x 2 + 3 registers should be there.
-
-    AVX-512 has 32 of 64 bytes, AVX2 16 of 32, the x86 before it 16 of 16, ARM and others 32 of 16.
-    """
-    if numba.config.CPU_FEATURES is not None:
-        features = {name[1:] for name in numba.config.CPU_FEATURES.split(",") if name.startswith("+")}
-    else:
-        features = {name for name, there in llvmlite.binding.get_host_cpu_features().items() if there}
-    if "avx512f" in features:
-        return 64, 12
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        return 32 if {"avx2", "fma"} <= features else 16, 6
-    return 16, 12
-
-
-WIDTH, ROWS = _registers()
+HALVES = range(2)           # a row of a tile or panel is two vectors
 
 
 def _tile(rows):
@@ -61,7 +39,7 @@ def _tile(rows):
     def tile(typing, real, c, c_row, width, d, d_row, a, a_row, a_column, following, panel, K):
         def generate(context, builder, signature, arguments):
             _, c, c_row, width, d, d_row, a, a_row, a_column, following, panel, K = arguments
-            v = _Vectors(builder, real)
+            v = Vectors(builder, real)
             starts = [builder.mul(a_row, v.integer(r)) for r in range(rows)]
             at = lambda stride, r, half: builder.add(builder.mul(stride, v.integer(r)), v.integer(half * v.lanes))
             before = builder.block
@@ -109,7 +87,7 @@ def _copy_row(typing, real, panel, source, width):
     """A row of the panel: so many entries from `source`, zeros beyond."""
     def generate(context, builder, signature, arguments):
         _, panel, source, width = arguments
-        v = _Vectors(builder, real)
+        v = Vectors(builder, real)
         for half in HALVES:
             offset = v.integer(half * v.lanes)
             v.store(panel, offset, v.load(source, offset, v.first(builder.sub(width, offset))))
@@ -127,7 +105,7 @@ def _turn(typing, real, panel, source, source_row, rows, columns):
     """
     def generate(context, builder, signature, arguments):
         _, panel, source, source_row, rows, columns = arguments
-        v = _Vectors(builder, real)
+        v = Vectors(builder, real)
         inside = v.first(columns)
         last = builder.sub(rows, v.integer(1))
         block = []
@@ -147,77 +125,6 @@ def _turn(typing, real, panel, source, source_row, rows, columns):
         return context.get_dummy_value()
 
     return types.void(real, *[types.int64] * 5), generate
-
-
-INTEGER, BIT = ir.IntType(64), ir.IntType(1)
-HALVES = range(2)           # a row of a tile or panel is two vectors
-
-
-class _Vectors:
-    """LLVM's instructions on vectors of one type, and on arrays given as addresses. Offsets count entries."""
-
-    def __init__(self, builder, real):
-        self.builder, self.bits = builder, real.bitwidth
-        self.number = ir.FloatType() if real.bitwidth == 32 else ir.DoubleType()
-        self.lanes = 8 * WIDTH // real.bitwidth
-        self.vector = ir.VectorType(self.number, self.lanes)
-        self.mask = ir.VectorType(BIT, self.lanes)
-        self.zero = ir.Constant(self.vector, [0.0] * self.lanes)
-
-    def integer(self, value):
-        return ir.Constant(INTEGER, value)
-
-    def _place(self, address, offset, type_):
-        numbers = self.builder.inttoptr(address, self.number.as_pointer())
-        return self.builder.bitcast(self.builder.gep(numbers, [offset]), type_.as_pointer())
-
-    def _call(self, name, result, *arguments):
-        kind = ir.FunctionType(result, [a.type for a in arguments])
-        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
-
-    def number_at(self, address, offset):
-        return self.builder.load(self._place(address, offset, self.number))
-
-    def load(self, address, offset, mask=None):
-        """A vector; where the mask is not set, 0, and memory is not touched."""
-        place = self._place(address, offset, self.vector)
-        if mask is None:
-            return self.builder.load(place, align=self.bits // 8)
-        return self._call(f"llvm.masked.load.v{self.lanes}f{self.bits}.p0", self.vector,
-                          place, ir.Constant(ir.IntType(32), self.bits // 8), mask, self.zero)
-
-    def store(self, address, offset, value, mask=None):
-        place = self._place(address, offset, self.vector)
-        if mask is None:
-            self.builder.store(value, place, align=self.bits // 8)
-        else:
-            self._call(f"llvm.masked.store.v{self.lanes}f{self.bits}.p0", ir.VoidType(),
-                       value, place, ir.Constant(ir.IntType(32), self.bits // 8), mask)
-
-    def fetch_early(self, address, offset, write=True):
-        """Have the memory there brought into the nearest cache, without waiting for it."""
-        byte = ir.IntType(8)
-        flags = (ir.Constant(ir.IntType(32), value) for value in (int(write), 3, 1))
-        self._call("llvm.prefetch.p0", ir.VoidType(), self._place(address, offset, byte), *flags)
-
-    def multiply_add(self, x, y, z):
-        """x y + z, in one instruction where the processor has it."""
-        return self.builder.fadd(self.builder.fmul(x, y, flags=["contract"]), z, flags=["contract"])
-
-    def spread(self, value):
-        """A vector with this value in each place."""
-        vector = ir.VectorType(value.type, self.lanes)
-        one = self.builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-        return self.shuffle(one, one, [0] * self.lanes)
-
-    def shuffle(self, x, y, places):
-        """Entries of x, then of y, counted through, in this order."""
-        return self.builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), places))
-
-    def first(self, n):
-        """The mask of the first n places."""
-        numbers = ir.Constant(ir.VectorType(INTEGER, self.lanes), list(range(self.lanes)))
-        return self.builder.icmp_signed("<", numbers, self.spread(n))
 
 
 _many_rows, _eight_rows, _four_rows, _one_row = _tile(ROWS), _tile(8), _tile(4), _tile(1)

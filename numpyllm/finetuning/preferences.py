@@ -94,7 +94,7 @@ TIE = 1e-5                  # rewards this close differ by rounding: those of a 
 
 class PreferenceEvaluation(NamedTuple):
     loss: float             # mean, nats a pair; ln 2 for who does not know
-    accuracy: float         # share of the pairs whose chosen answer has the higher reward; equal ones count half
+    accuracy: float         # share of the pairs whose chosen answer has the higher reward; those within TIE count half
     margin: float           # mean reward of the chosen answer less that of the rejected one
     chosen: float           # mean rewards
     rejected: float
